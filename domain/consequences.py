@@ -1,0 +1,269 @@
+"""What follows from what: dispatch, verify, accept, complete, fail. One object gathers the events of one decision.
+
+The state it reads is the one before the decision; what the decision itself settled (a result, a number of tasks
+closed, a lease token given out) is kept here until the events are folded.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from domain.events import (
+    AskKind,
+    AskOpened,
+    AttemptFailed,
+    Debug,
+    RetryScheduled,
+    TaskBranched,
+    TaskCompleted,
+    TaskDispatched,
+    TaskFailed,
+    TaskReported,
+    TaskSkipped,
+    WorkflowCompleted,
+    WorkflowEvent,
+    WorkflowFailed,
+)
+from domain.outcome import Failure, Receipt, Result
+from domain.plan import Retry, Task
+from domain.state import CLOSED, NOT_ITS_FAULT, Run, TaskState, Workflow, bases, is_lost
+
+OFFER_SECONDS = 600.0
+"""A dispatch that nobody started is offered again after this: its message may have been lost with the bus."""
+LOST_LIMIT = 5
+"""Agents that may die on one task before the task is failed; they do not count as its attempts."""
+VERIFIER_ROLE = "tester"
+INPUT_BYTES = 262_144
+"""The results of its dependencies that a dispatch carries whole; beyond it `data` stays in the ledger."""
+
+
+class Consequences:
+    def __init__(self, state: Workflow, now: float) -> None:
+        self.state, self.now = state, now
+        self.events: list[WorkflowEvent] = []
+        self._tokens = state.tokens
+        self._open = state.open
+        self._failed = state.failed
+        self._results: dict[str, tuple[Result, tuple[str, ...]]] = {}
+
+    def ready(self, tasks: Iterable[TaskState]) -> None:
+        """All that can begin at once, the most urgent first."""
+        for task in sorted(tasks, key=lambda task: -task.spec.priority):
+            if "before_dispatch" in task.spec.approval:
+                self._ask(task, "before_dispatch", {"dependencies": self._inputs(task)})
+            else:
+                self.dispatch(task)
+
+    def dispatch(self, task: TaskState) -> None:
+        attempt = task.attempt + 1
+        self._offer(task, f"{task.spec.id}/{attempt}", attempt, self._bases(task))
+
+    def _offer(
+        self, task: TaskState, run: str, attempt: int, start: tuple[str, ...], debug: Debug | None = None
+    ) -> None:
+        spec = task.spec
+        self._tokens += 1
+        self.events.append(
+            TaskDispatched(
+                workflow=self.state.id, task=spec.id, run=run, attempt=attempt, role=spec.agent_role,
+                token=self._tokens, due=self.now + OFFER_SECONDS, lease_seconds=self.state.lease_seconds,
+                timeout_seconds=spec.timeout_seconds, title=spec.title, description=spec.description,
+                inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
+                dependencies=self._inputs(task), debug=debug or self._debug(task),
+            )
+        )  # fmt: skip
+
+    def verify(self, task: TaskState, result: Result, run: str = "") -> None:
+        """Has the task's tests run on the commit of its result, by a tester and never by who wrote it."""
+        spec = task.spec
+        self._tokens += 1
+        self._results[spec.id] = (result, ())
+        self.events.append(
+            TaskDispatched(
+                workflow=self.state.id, task=spec.id, run=run or f"{spec.id}/verify.{task.checks + 1}",
+                attempt=max(task.attempt, 1), role=VERIFIER_ROLE, token=self._tokens, due=self.now + OFFER_SECONDS,
+                lease_seconds=self.state.lease_seconds,
+                timeout_seconds=sum(test.timeout_seconds for test in spec.acceptance_criteria.tests),
+                purpose="verify", title=spec.title, repository=self.state.repository,
+                bases=(result.commit,) if result.commit else self._bases(task), tests=spec.acceptance_criteria.tests,
+            )
+        )  # fmt: skip
+
+    def offer_again(self, task: TaskState, run: Run) -> None:
+        """The same run under a new token; whoever holds the old one comes too late."""
+        if run.purpose == "verify" and task.result:
+            self.verify(task, task.result, run.id)
+        else:
+            self._offer(task, run.id, task.attempt, self._bases(task))
+
+    def accept(
+        self, task: TaskState, result: Result, work: str, agent: str, receipts: tuple[Receipt, ...] = ()
+    ) -> None:
+        """The evidence is there; a person may have to agree before it counts."""
+        if "before_completion" in task.spec.approval:
+            self._ask(task, "before_completion", {"result": result, "receipts": receipts})
+        else:
+            self.complete(task, result, work, agent)
+
+    def complete(self, task: TaskState, result: Result, work: str, agent: str) -> None:
+        spec = task.spec
+        self.events.append(TaskCompleted(task=spec.id, run=work, agent=agent, result=result))
+        self._open -= 1
+        self._results[spec.id] = (result, (result.commit,) if result.commit else self._bases(task))
+        if task.depth and spec.parent_id:
+            self._mended(self.state.tasks[spec.parent_id], result, agent)
+            return
+        freed = (self.state.tasks[name] for name in self.state.dependents.get(spec.id, ()))
+        self.ready([task for task in freed if task.missing == 1])
+        self._finish()
+
+    def _mended(self, parent: TaskState, result: Result, agent: str) -> None:
+        mended = result if result.commit else msgspec.structs.replace(result, commit=self._tip(parent))
+        if parent.spec.acceptance_criteria.tests:
+            self.events.append(_reported(parent, mended, agent))
+            self.verify(parent, mended)
+        else:
+            if "before_completion" in parent.spec.approval:
+                self.events.append(_reported(parent, mended, agent))
+            self.accept(parent, mended, f"{parent.spec.id}.fix{parent.branches}", agent)
+
+    def attempt_failed(
+        self, task: TaskState, run: Run, failure: Failure, agent: str | None, receipts: tuple[Receipt, ...] = ()
+    ) -> None:
+        self.events.append(
+            AttemptFailed(task=task.spec.id, run=run.id, attempt=task.attempt, failure=failure, agent=agent)
+        )
+        lost = is_lost(failure, None if receipts else run)
+        after = msgspec.structs.replace(
+            task, lost=task.lost + lost, failures=task.failures + (not lost), receipts=receipts
+        )
+        if lost and run.purpose == "verify" and not receipts and task.result and after.lost < LOST_LIMIT:
+            self.verify(task, task.result)
+        else:
+            self._after_failure(after, failure)
+
+    def _after_failure(self, task: TaskState, failure: Failure) -> None:
+        """The plan says what comes next: a branch, another attempt, or the end of the task, which counts it already."""
+        spec = task.spec
+        role = spec.failure_routing.get(failure.type)
+        left = failure.type in NOT_ITS_FAULT or task.failures < spec.max_attempts
+        if role and task.branches < spec.max_debug_attempts and task.depth < spec.max_branch_depth:
+            self._branch(task, role, failure, task.receipts)
+        elif left and task.lost < LOST_LIMIT:
+            wait = backoff_seconds(spec.retry, task.failures + task.lost, f"{self.state.id}/{spec.id}")
+            self.events.append(RetryScheduled(task=spec.id, attempt=task.attempt + 1, due=self.now + wait))
+        else:
+            self.fail(task, failure)
+
+    def refused(self, task: TaskState, failure: Failure) -> None:
+        """A person said no: that is nothing to try again, unless the plan routes it to somebody."""
+        spec = task.spec
+        role = spec.failure_routing.get("refused")
+        if role and task.result and task.branches < spec.max_debug_attempts and task.depth < spec.max_branch_depth:
+            self._branch(task, role, failure, task.receipts)
+        else:
+            self.fail(task, failure)
+
+    def _branch(self, task: TaskState, role: str, failure: Failure, receipts: tuple[Receipt, ...]) -> None:
+        spec = task.spec
+        branch = Task(
+            id=f"{spec.id}.fix{task.branches + 1}", title=f"Fix {spec.title or spec.id}",
+            description=spec.description, agent_role=role, timeout_seconds=spec.timeout_seconds,
+            max_attempts=spec.max_attempts, retry=spec.retry, max_branch_depth=spec.max_branch_depth,
+            priority=spec.priority, inputs=spec.inputs, files=spec.files, parent_id=spec.id,
+            branch_reason=failure.type, debug_instructions=failure.message, is_temporary=True,
+        )  # fmt: skip
+        debug = Debug(spec.id, failure.type, failure.message, receipts)
+        self.events.append(TaskBranched(task=spec.id, branch=branch, depth=task.depth + 1, debug=debug))
+        self._open += 1
+        tip = self._tip(task)
+        self._offer(
+            TaskState(branch, depth=task.depth + 1), f"{branch.id}/1", 1, (tip,) if tip else self._bases(task), debug
+        )
+
+    def fail(self, task: TaskState, failure: Failure) -> None:
+        spec = task.spec
+        self.events.append(TaskFailed(task=spec.id, failure=failure))
+        self._open -= 1
+        if task.depth and spec.parent_id:
+            parent = self.state.tasks[spec.parent_id]
+            why = parent.failure or failure
+            self.refused(parent, why) if why.type == "refused" else self._after_failure(parent, why)
+            return
+        self._failed += 1
+        self._skip_dependents(spec.id)
+        self._finish()
+
+    def _skip_dependents(self, name: str) -> None:
+        skipped, front = set[str](), [name]
+        while front:
+            because = front.pop()
+            for dependent in self.state.dependents.get(because, ()):
+                if dependent not in skipped and self.state.tasks[dependent].status not in CLOSED:
+                    skipped.add(dependent)
+                    front.append(dependent)
+                    self.events.append(TaskSkipped(task=dependent, because=because))
+        self._open -= len(skipped)
+
+    def _finish(self) -> None:
+        if self._open or self.state.status != "running":
+            return
+        if self._failed:
+            tasks = self.state.tasks
+            failed = [it.task for it in self.events if isinstance(it, TaskFailed) and not tasks[it.task].depth]
+            failed += [name for name, task in tasks.items() if task.status == "failed" and not task.depth]
+            self.events.append(WorkflowFailed(workflow=self.state.id, reason=f"failed: {', '.join(failed)}"))
+        else:
+            self.events.append(WorkflowCompleted(workflow=self.state.id))
+
+    def _ask(self, task: TaskState, kind: AskKind, about: dict[str, Any]) -> None:
+        spec = task.spec
+        content = msgspec.to_builtins({"task": spec.id, "title": spec.title, "description": spec.description, **about})
+        encoded = msgspec.json.encode(content, order="sorted")
+        shown = hashlib.sha256(encoded).hexdigest()
+        number = len(self.state.asks) + sum(isinstance(event, AskOpened) for event in self.events) + 1
+        self.events.append(AskOpened(ask=f"ask-{number}", task=spec.id, kind=kind, shown=shown, content=content))
+
+    def _inputs(self, task: TaskState) -> dict[str, Result]:
+        """What its dependencies found out, whole as long as it is small."""
+        found: dict[str, Result] = {}
+        room = INPUT_BYTES
+        for need in task.spec.dependencies:
+            result = self._results[need][0] if need in self._results else self.state.tasks[need].result
+            if result is not None:
+                room -= len(result.summary) + (len(msgspec.json.encode(result.data)) if result.data is not None else 0)
+                found[need] = result if room > 0 else Result(commit=result.commit)
+        return found
+
+    def _bases(self, task: TaskState) -> tuple[str, ...]:
+        if task.depth or not any(need in self._results for need in task.spec.dependencies):
+            return bases(self.state, task)
+        needs = (
+            self._results[need][1] if need in self._results else self.state.tasks[need].tips
+            for need in task.spec.dependencies
+        )
+        return tuple(dict.fromkeys(tip for tips in needs for tip in tips))
+
+    def _tip(self, task: TaskState) -> str | None:
+        result = self._results[task.spec.id][0] if task.spec.id in self._results else task.result
+        return result.commit if result else None
+
+    def _debug(self, task: TaskState) -> Debug | None:
+        """A later attempt of a branch is told the same as the first."""
+        if not task.depth or not task.spec.parent_id:
+            return None
+        parent = self.state.tasks[task.spec.parent_id]
+        return Debug(parent.spec.id, task.spec.branch_reason or "", task.spec.debug_instructions or "", parent.receipts)
+
+
+def _reported(parent: TaskState, result: Result, agent: str) -> WorkflowEvent:
+    return TaskReported(task=parent.spec.id, run=f"{parent.spec.id}.fix{parent.branches}", agent=agent, result=result)
+
+
+def backoff_seconds(retry: Retry, failures: int, salt: str) -> float:
+    """Exponential, capped, spread by a jitter that comes from the names: the same history computes the same wait."""
+    wait = min(retry.initial_seconds * retry.factor ** (failures - 1), retry.max_seconds)
+    spread = int.from_bytes(hashlib.sha256(f"{salt}/{failures}".encode()).digest()[:4]) / 2**32
+    return min(wait * (1 + retry.jitter * (2 * spread - 1)), retry.max_seconds)

@@ -1,0 +1,208 @@
+"""What has happened. A tag is a promise: it never changes its meaning; new meaning, new tag; new fields have defaults.
+
+Times are seconds since the epoch, UTC; they were decided with the event and are never read from a clock again.
+A *run* is one lease of a task: `indicators/1` is the first attempt's work, `indicators/1/verify` the run of its tests.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from domain.outcome import Failure, Receipt, Result
+from domain.plan import Plan, Task, Test
+
+Purpose = Literal["work", "verify"]
+AskKind = Literal["before_dispatch", "before_completion"]
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
+    """A fact about one stream."""
+
+
+class Debug(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a branch task is told of the failure it is to mend."""
+
+    parent: str
+    reason: str
+    instructions: str
+    receipts: tuple[Receipt, ...] = ()
+
+
+class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
+    """A plan was accepted. `base` is the commit all work starts from, `repository` the path or URL that holds it."""
+
+    workflow: str
+    plan: Plan
+    repository: str | None = None
+    base: str | None = None
+    lease_seconds: float = 30.0
+
+
+class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
+    """A run is offered to the agents of `role`, with all they need. It is offered again after `due` if nobody starts it."""
+
+    workflow: str
+    task: str
+    run: str
+    attempt: int
+    role: str
+    token: int
+    due: float
+    lease_seconds: float
+    timeout_seconds: float
+    purpose: Purpose = "work"
+    title: str = ""
+    description: str = ""
+    inputs: dict[str, Any] = {}
+    files: tuple[str, ...] = ()
+    repository: str | None = None
+    bases: tuple[str, ...] = ()
+    dependencies: dict[str, Result] = {}
+    tests: tuple[Test, ...] = ()
+    debug: Debug | None = None
+
+
+class TaskStarted(Event, frozen=True, tag="task.started"):
+    """An agent holds the lease until `lease_until`, renewed by heartbeats; `timeout_at` ends the run in any case."""
+
+    task: str
+    run: str
+    agent: str
+    lease_until: float
+    timeout_at: float
+
+
+class TaskReported(Event, frozen=True, tag="task.reported"):
+    """The work of an attempt was accepted; what is owed now is evidence or an approval."""
+
+    task: str
+    run: str
+    agent: str
+    result: Result
+
+
+class TaskVerified(Event, frozen=True, tag="task.verified"):
+    """The acceptance tests were run on `commit` of the reported result."""
+
+    task: str
+    run: str
+    agent: str
+    passed: bool
+    receipts: tuple[Receipt, ...]
+
+
+class TaskCompleted(Event, frozen=True, tag="task.completed"):
+    task: str
+    run: str
+    agent: str
+    result: Result
+
+
+class AttemptFailed(Event, frozen=True, tag="task.attempt_failed"):
+    """A run ended without success. What follows (retry, branch, failure) stands in the events after it."""
+
+    task: str
+    run: str
+    attempt: int
+    failure: Failure
+    agent: str | None = None
+
+
+class RetryScheduled(Event, frozen=True, tag="task.retry_scheduled"):
+    """The next attempt is dispatched at `due`; the jitter of the backoff is in it already."""
+
+    task: str
+    attempt: int
+    due: float
+
+
+class TaskBranched(Event, frozen=True, tag="task.branched"):
+    """A branch task was created to mend what failed; `task` waits for it, then its own tests are run again."""
+
+    task: str
+    branch: Task
+    depth: int
+    debug: Debug
+
+
+class TaskFailed(Event, frozen=True, tag="task.failed"):
+    task: str
+    failure: Failure
+
+
+class TaskSkipped(Event, frozen=True, tag="task.skipped"):
+    """It can never be ready: `because` names the task it depended on."""
+
+    task: str
+    because: str
+
+
+class TaskCancelled(Event, frozen=True, tag="task.cancelled"):
+    task: str
+
+
+class AskOpened(Event, frozen=True, tag="ask.opened"):
+    """A person is asked. `shown` is the sha256 of `content`, the very thing that an answer approves."""
+
+    ask: str
+    task: str
+    kind: AskKind
+    shown: str
+    content: dict[str, Any]
+
+
+class AskAnswered(Event, frozen=True, tag="ask.answered"):
+    ask: str
+    task: str
+    approved: bool
+    by: str
+    because: str = ""
+
+
+class ReportRefused(Event, frozen=True, tag="report.refused"):
+    """A report came from a run that no longer holds the lease; it changed nothing and is kept visible."""
+
+    task: str
+    run: str
+    token: int
+    agent: str
+    kind: str
+    why: str
+
+
+class WorkflowCompleted(Event, frozen=True, tag="workflow.completed"):
+    workflow: str
+
+
+class WorkflowFailed(Event, frozen=True, tag="workflow.failed"):
+    workflow: str
+    reason: str
+
+
+class WorkflowCancelled(Event, frozen=True, tag="workflow.cancelled"):
+    workflow: str
+    by: str
+    reason: str = ""
+
+
+WorkflowEvent = (
+    WorkflowStarted
+    | TaskDispatched
+    | TaskStarted
+    | TaskReported
+    | TaskVerified
+    | TaskCompleted
+    | AttemptFailed
+    | RetryScheduled
+    | TaskBranched
+    | TaskFailed
+    | TaskSkipped
+    | TaskCancelled
+    | AskOpened
+    | AskAnswered
+    | ReportRefused
+    | WorkflowCompleted
+    | WorkflowFailed
+    | WorkflowCancelled
+)
+"""Everything a `workflow-<id>` stream can hold."""

@@ -1,0 +1,49 @@
+"""What an attempt leaves behind: a result, a failure, and the receipts of the tests that were run."""
+
+from typing import Any
+
+import msgspec
+
+from domain.failures import FailureType
+
+RESULT_BYTES = 65_536
+"""A result's `data` and `summary` together; anything larger belongs into a file of the work tree."""
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an agent says it has done. `commit` holds its work, `files` are the paths it changed against its base."""
+
+    summary: str = ""
+    commit: str | None = None
+    files: tuple[str, ...] = ()
+    data: Any = None
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an attempt did not succeed: the class that routing goes by, one sentence, and the evidence's tail."""
+
+    type: FailureType
+    message: str
+    detail: str = ""
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One acceptance test as the sandbox saw it: never an agent's word.
+
+    `exit_code` is None when it was killed for time. `output` is the capped text, `output_sha256` the hash of
+    everything printed. `commit` is what was tested, `isolation` what it ran under.
+    """
+
+    cmd: str
+    exit_code: int | None
+    timed_out: bool
+    duration_seconds: float
+    isolation: str
+    commit: str | None
+    output_bytes: int
+    output_sha256: str
+    output: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.exit_code == 0 and not self.timed_out

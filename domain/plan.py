@@ -1,0 +1,137 @@
+"""The plan (TodoList JSON): what a user writes, and the tasks it is made of.
+
+The descriptions and limits below are the single source of `schemas/plan.schema.json` and of every check of a plan's
+shape in `domain/validate.py`. Limits given through `extra_json_schema` are checked there and not when decoding: they
+hold for what people write, while branch tasks, which the workflow's rules create, have ids such as `indicators.fix1`.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta, Struct, field
+
+from domain.failures import FAILURE_TYPES
+
+ROLES: tuple[str, ...] = (
+    "planner",
+    "researcher",
+    "architect",
+    "coder",
+    "tester",
+    "debugger",
+    "reviewer",
+    "writer",
+    "devops",
+)
+"""The built-in roles; `Plan.roles` adds others."""
+
+# Python's "$" also matches before a last newline, hence "(?!\n)": ids become subjects, branches and file names.
+ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}(?!\n)$"
+RELATIVE_PATH_PATTERN = r"^(?!/)(?!(.*/)?\.\.(/|$))[^\\\n]+(?!\n)$"
+LONGEST_SECONDS = 30 * 24 * 3600
+
+Id = Annotated[
+    str,
+    Meta(
+        description='1 to 63 of a-z, 0-9, "_" and "-", starting with a letter or digit; "." is kept for generated ids.',
+        extra_json_schema={"pattern": ID_PATTERN},
+    ),
+]
+RelativePath = Annotated[
+    str,
+    Meta(
+        description='A relative path, parts divided by "/", without "..".',
+        extra_json_schema={"pattern": RELATIVE_PATH_PATTERN},
+    ),
+]
+Timeout = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
+Delay = Annotated[float, Meta(ge=0, le=LONGEST_SECONDS)]
+Metadata = Annotated[dict[str, Any], Meta(description="Anything else worth keeping; not interpreted.")]
+_UNIQUE = {"uniqueItems": True}
+
+
+class Test(Struct, frozen=True, forbid_unknown_fields=True):
+    """One acceptance test: a command run in the sandbox, in the task's worktree; exit code 0 is a pass."""
+
+    __test__: ClassVar[bool] = False  # pytest takes any imported class named Test... for a suite
+
+    cmd: Annotated[str, Meta(description="Shell command; must not be blank.", extra_json_schema={"pattern": r"\S"})]
+    timeout_seconds: Annotated[Timeout, Meta(description="Seconds after which the command is killed.")] = 300.0
+
+
+class AcceptanceCriteria(Struct, frozen=True, forbid_unknown_fields=True):
+    """What must hold before a task counts as completed."""
+
+    tests: Annotated[tuple[Test, ...], Meta(description="Run in this order; the task is accepted when all pass.")] = ()
+
+
+class Retry(Struct, frozen=True, forbid_unknown_fields=True):
+    """Exponential backoff between the attempts of a task."""
+
+    initial_seconds: Annotated[Delay, Meta(description="Seconds before the second attempt.")] = 1.0
+    factor: Annotated[float, Meta(ge=1, le=100, description="Each further delay is this many times the last.")] = 2.0
+    max_seconds: Annotated[Delay, Meta(description="No delay is longer, in seconds.")] = 60.0
+    jitter: Annotated[float, Meta(ge=0, le=1, description="Part of each delay that is random, 0 to 1.")] = 0.1
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True):
+    """One piece of work for one agent. The last four fields are what a branch (a fix of a failed task) carries."""
+
+    id: Id
+    title: Annotated[str, Meta(description="One line for people.")] = ""
+    description: Annotated[str, Meta(description="What the agent is told to do.")] = ""
+    agent_role: Annotated[
+        str,
+        Meta(description='Role of the agent that does it: built in, or listed in "roles".', examples=list(ROLES)),
+    ] = "coder"
+    dependencies: Annotated[
+        tuple[str, ...],
+        Meta(description="Ids of the tasks that must be completed first.", extra_json_schema=_UNIQUE),
+    ] = ()
+    acceptance_criteria: Annotated[AcceptanceCriteria, Meta(description="When the work is accepted.")] = (
+        AcceptanceCriteria()
+    )
+    timeout_seconds: Annotated[Timeout, Meta(description="Seconds one attempt may take.")] = 1800.0
+    max_attempts: Annotated[int, Meta(ge=1, le=100, description="Attempts in all, the first included.")] = 3
+    retry: Annotated[Retry, Meta(description="How long to wait between attempts.")] = Retry()
+    failure_routing: Annotated[
+        dict[str, str],
+        Meta(
+            description="Failure type to the role that is asked to fix it.",
+            extra_json_schema={"propertyNames": {"enum": list(FAILURE_TYPES)}},
+        ),
+    ] = {}
+    max_debug_attempts: Annotated[int, Meta(ge=0, le=100, description="Debug branches this task may open.")] = 2
+    max_branch_depth: Annotated[int, Meta(ge=0, le=100, description="How deep branches may branch; 0: never.")] = 1
+    approval: Annotated[
+        tuple[Literal["before_dispatch", "before_completion"], ...],
+        Meta(description="When a person must approve.", extra_json_schema=_UNIQUE),
+    ] = ()
+    priority: Annotated[int, Meta(ge=-1000, le=1000, description="Of tasks that are ready, higher goes first.")] = 0
+    inputs: Annotated[dict[str, Any], Meta(description="Values handed to the agent as they are.")] = {}
+    files: Annotated[tuple[RelativePath, ...], Meta(description="Files of the workspace the task is about.")] = ()
+    metadata: Metadata = {}
+    parent_id: Annotated[str | None, Meta(description="Id of the task this one branched from.")] = None
+    branch_reason: Annotated[str | None, Meta(description="Why it branched.")] = None
+    debug_instructions: Annotated[str | None, Meta(description="What the debugging agent is told.")] = None
+    is_temporary: Annotated[bool, Meta(description="Whether the task goes away with its branch.")] = False
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A plan: tasks and what each of them needs before it can start."""
+
+    schema_: Annotated[str | None, Meta(description="Address of this schema, for editors.")] = field(
+        name="$schema", default=None
+    )
+    id: Id
+    title: Annotated[str, Meta(description="One line for people.")] = ""
+    objective: Annotated[str, Meta(description="What the plan is for; every agent is told.")] = ""
+    tasks: Annotated[tuple[Task, ...], Meta(min_length=1, description="At least one; the order does not matter.")]
+    roles: Annotated[
+        tuple[Id, ...],
+        Meta(description=f"Roles besides the built-in ones ({', '.join(ROLES)}).", extra_json_schema=_UNIQUE),
+    ] = ()
+    workspace: Annotated[
+        RelativePath | None,
+        Meta(description='Folder, relative to the plan file and without "..", that becomes the first commit.'),
+    ] = None
+    metadata: Metadata = {}

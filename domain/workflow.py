@@ -1,0 +1,227 @@
+"""The rules of a workflow: `decide` answers a command with the events it leads to, or refuses it.
+
+All consequences inside the workflow are decided at once: the report that completes a task also yields the dispatch of
+the tasks it freed. `decide` never changes the state, so what this very decision has settled is kept beside it, in
+`domain.consequences`.
+"""
+
+from typing import assert_never
+
+from domain.commands import (
+    Answer,
+    Cancel,
+    ExpireLease,
+    ExpireRun,
+    Redispatch,
+    Report,
+    ReportCompleted,
+    ReportFailed,
+    ReportStarted,
+    ReportVerified,
+    Retry,
+    StartWorkflow,
+    WorkflowCommand,
+)
+from domain.consequences import Consequences
+from domain.errors import Conflict, NotFound, Refused
+from domain.events import (
+    AskAnswered,
+    ReportRefused,
+    TaskCancelled,
+    TaskReported,
+    TaskStarted,
+    TaskVerified,
+    WorkflowCancelled,
+    WorkflowEvent,
+    WorkflowStarted,
+)
+from domain.failures import classify
+from domain.outcome import Failure
+from domain.state import CLOSED, Run, TaskState, Workflow, evolve, refusal
+
+
+def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
+    """The events that follow; none when the command asks for what is so already.
+
+    Raises Refused (NotFound, Conflict) with the sentence to show. A report of a run that no longer holds its lease is
+    no error but a fact: it yields `report.refused` and changes nothing.
+    """
+    if isinstance(command, StartWorkflow):
+        return _start(state, command)
+    if state.status == "unknown":
+        raise NotFound("there is no such workflow")
+    match command:
+        case ReportStarted() | ReportCompleted() | ReportFailed() | ReportVerified():
+            return _report(state, command)
+        case (
+            Redispatch(task=name, token=token) | ExpireLease(task=name, token=token) | ExpireRun(task=name, token=token)
+        ):
+            return _expire(state, command, _holder(state, name, token))
+        case Retry(task=name, attempt=attempt):
+            task = state.tasks.get(name)
+            if task is None or task.status != "retrying" or task.attempt + 1 != attempt:
+                return []
+            then = Consequences(state, command.now)
+            then.dispatch(task)
+            return then.events
+        case Answer():
+            return _answer(state, command)
+        case Cancel():
+            return _cancel(state, command)
+    assert_never(command)
+
+
+def _start(state: Workflow, command: StartWorkflow) -> list[WorkflowEvent]:
+    if state.status != "unknown":
+        raise Conflict(f"workflow {command.workflow} was started before; give this run an id of its own")
+    started = WorkflowStarted(
+        workflow=command.workflow, plan=command.plan, repository=command.repository, base=command.base,
+        lease_seconds=command.lease_seconds,
+    )  # fmt: skip
+    then = Consequences(evolve(Workflow(), started), command.now)
+    then.events.append(started)
+    then.ready([task for task in then.state.tasks.values() if not task.missing])
+    return then.events
+
+
+def _holder(state: Workflow, name: str, token: int) -> tuple[TaskState, Run] | None:
+    task = state.tasks.get(name)
+    if task is None or task.run is None or task.run.token != token:
+        return None
+    return task, task.run
+
+
+def _report(
+    state: Workflow, command: ReportStarted | ReportCompleted | ReportFailed | ReportVerified
+) -> list[WorkflowEvent]:
+    held = _holder(state, command.task, command.token)
+    if held is None or held[1].id != command.run:
+        return [_refusal(state, command)]
+    task, run = held
+    if run.agent not in (None, command.agent):
+        return [_refusal(state, command, f"{run.agent} holds the lease")]
+    if isinstance(command, (ReportCompleted, ReportVerified)) and (run.purpose == "verify") != isinstance(
+        command, ReportVerified
+    ):
+        return [_refusal(state, command, f"run {run.id} is there to {run.purpose}")]
+    started = TaskStarted(
+        task=command.task, run=run.id, agent=command.agent, lease_until=command.now + state.lease_seconds,
+        timeout_at=command.now + time_allowed(task, run),
+    )  # fmt: skip
+    if isinstance(command, ReportStarted):
+        return [started] if run.agent is None else []
+    then = Consequences(state, command.now)
+    if run.agent is None:  # the outcome overtook the word that it had begun
+        then.events.append(started)
+    match command:
+        case ReportCompleted(result=result) if task.spec.acceptance_criteria.tests:
+            then.events.append(TaskReported(task=command.task, run=run.id, agent=command.agent, result=result))
+            then.verify(task, result)
+        case ReportCompleted(result=result):
+            if "before_completion" in task.spec.approval:
+                then.events.append(TaskReported(task=command.task, run=run.id, agent=command.agent, result=result))
+            then.accept(task, result, run.id, command.agent)
+        case ReportFailed(failure=failure):
+            then.attempt_failed(task, run, failure, command.agent)
+        case ReportVerified():
+            _verified(then, task, run, command)
+    return then.events
+
+
+def _verified(then: Consequences, task: TaskState, run: Run, command: ReportVerified) -> None:
+    assert task.result is not None
+    wanted = [test.cmd for test in task.spec.acceptance_criteria.tests]
+    elsewhere = task.result.commit and any(receipt.commit != task.result.commit for receipt in command.receipts)
+    if elsewhere or [receipt.cmd for receipt in command.receipts] != wanted:
+        failure = Failure("sandbox", "the receipts are not of this task's tests on this task's commit")
+        then.attempt_failed(task, run, failure, command.agent)
+        return
+    failed = next((receipt for receipt in command.receipts if not receipt.passed), None)
+    then.events.append(
+        TaskVerified(
+            task=command.task, run=run.id, agent=command.agent, passed=failed is None, receipts=command.receipts
+        )
+    )
+    if failed is None:
+        then.accept(task, task.result, task.work, task.agent, command.receipts)
+        return
+    kind = classify(failed.exit_code, failed.timed_out, failed.output)
+    how = "ran out of time" if failed.timed_out else f"ended with exit code {failed.exit_code}"
+    failure = Failure(kind, f"`{failed.cmd}` {how}", failed.output[-4000:])
+    then.attempt_failed(task, run, failure, command.agent, command.receipts)
+
+
+def _refusal(state: Workflow, command: Report, why: str = "") -> ReportRefused:
+    task = state.tasks.get(command.task)
+    if task is None:
+        raise NotFound(f"workflow {state.id} has no task {command.task}")
+    if not why:
+        why = f"the task is {task.status}" + (f", run {task.run.id} holds the lease" if task.run else "")
+    kind = type(command).__name__.removeprefix("Report").lower()
+    return ReportRefused(
+        task=command.task, run=command.run, token=command.token, agent=command.agent, kind=kind, why=why
+    )
+
+
+def _expire(
+    state: Workflow, command: Redispatch | ExpireLease | ExpireRun, held: tuple[TaskState, Run] | None
+) -> list[WorkflowEvent]:
+    if held is None:
+        return []
+    task, run = held
+    then = Consequences(state, command.now)
+    match command:
+        case Redispatch():
+            if run.agent is None:
+                then.offer_again(task, run)
+        case ExpireLease() if run.agent is not None:
+            message = f"agent {run.agent} was not heard of for {state.lease_seconds:g} s"
+            then.attempt_failed(task, run, Failure("agent_lost", message), run.agent)
+        case ExpireRun() if run.agent is not None:
+            message = f"run {run.id} took longer than {time_allowed(task, run):g} s"
+            then.attempt_failed(task, run, Failure("timeout", message), run.agent)
+    return then.events
+
+
+def time_allowed(task: TaskState, run: Run) -> float:
+    """Seconds that a run may take, the making of its work tree included."""
+    if run.purpose == "work":
+        return task.spec.timeout_seconds
+    return 60.0 + sum(test.timeout_seconds for test in task.spec.acceptance_criteria.tests)
+
+
+def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
+    ask = state.asks.get(command.ask)
+    if ask is None:
+        raise NotFound(f"workflow {state.id} has no ask {command.ask}")
+    if ask.answered_by is not None:
+        raise Conflict(f"ask {command.ask} was answered by {ask.answered_by}")
+    if ask.shown != command.shown:
+        raise Conflict(f"ask {command.ask} shows something else by now ({ask.shown[:12]}): look again, then decide")
+    task = state.tasks[ask.task]
+    if task.ask != command.ask:
+        raise Conflict(f"ask {command.ask} is closed: task {ask.task} is {task.status}")
+    then = Consequences(state, command.now)
+    then.events.append(
+        AskAnswered(ask=command.ask, task=ask.task, approved=command.approved, by=command.by, because=command.because)
+    )
+    if not command.approved:
+        then.refused(task, refusal(command.by, command.because))
+    elif ask.kind == "before_dispatch":
+        then.dispatch(task)
+    else:
+        assert task.result is not None
+        then.complete(task, task.result, task.work, task.agent)
+    return then.events
+
+
+def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
+    if state.status == "cancelled":
+        return []
+    if state.status != "running":
+        raise Refused(f"workflow {state.id} is {state.status}: nothing is left to cancel")
+    open_tasks = [task for task in state.tasks.values() if task.status not in CLOSED]
+    return [
+        *(TaskCancelled(task=task.spec.id) for task in open_tasks),
+        WorkflowCancelled(workflow=state.id, by=command.by, reason=command.reason),
+    ]
