@@ -1,0 +1,270 @@
+"""An agent: a worker of one role, written as a decorated function.
+
+    agent = Agent("coder")
+
+    @agent.task
+    async def write(task: Task) -> Result:
+        (task.path / "hello.txt").write_text("hello")
+        return Result(summary="said hello")
+
+    agent.run()
+
+What it promises its author: the function runs in a Git worktree of its own; what it changed there is committed with
+the trailers of the run; its outcome is kept on disk until it is known to be accepted or refused; a heartbeat holds
+the lease; when the lease is lost or the time is over the function is cancelled. A dispatch is acknowledged once the
+word that it has begun is stored, so an agent that dies before leaves it to another.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import msgspec
+
+from cairn.bus import Bus, Message
+from cairn.config import Connection, connection
+from cairn.git import GitError, MergeConflict
+from cairn.outbox import Outbox
+from cairn.repository import Repository
+from cairn.task import Failed, Result, Task
+
+Handler = Callable[[Task], Awaitable[Any]]
+Key = tuple[str, str, int]
+"""Workflow, run, token: one lease."""
+
+JOIN_SECONDS = 0.5
+DRAIN_SECONDS = 5.0
+FLUSH_SECONDS = 3.0
+RESULT_BYTES = 65_536
+
+
+class _Dispatch(msgspec.Struct):
+    """The part of the CloudEvent that an agent reads."""
+
+    sequence: str
+    data: Task
+
+
+class _Run(NamedTuple):
+    lease_seconds: float
+    lease: dict[str, Any]
+    work: asyncio.Task[None]
+
+
+class Agent:
+    """`role` is what it does, `name` who it is (unique among agents alive), `capacity` how many tasks at once.
+
+    With `commits=False` the handler's worktree is only read.
+    """
+
+    def __init__(self, role: str, *, name: str | None = None, capacity: int = 1, commits: bool = True) -> None:
+        host = socket.gethostname().lower().replace(".", "-")
+        self.role, self.capacity, self._commits = role, capacity, commits
+        self.name = name or f"{role}-{host}-{os.getpid()}-{uuid4().hex[:6]}"
+        self._handler: Handler | None = None
+        self._runs: dict[Key, _Run] = {}
+        self._room = asyncio.Event()
+        self._decoder = msgspec.json.Decoder(_Dispatch)
+
+    def task(self, handler: Handler) -> Handler:
+        """Registers the function that does the work: it takes a Task, returns a Result, a dict, a string or None."""
+        self._handler = handler
+        return handler
+
+    def run(self, where: Connection | None = None) -> None:
+        """Works until SIGINT or SIGTERM, then stops as `serve` does; a second signal ends it at once."""
+
+        async def main() -> None:
+            stop = asyncio.Event()
+            serving = asyncio.create_task(self.serve(where, stop=stop))
+
+            def on_signal() -> None:
+                (serving.cancel if stop.is_set() else stop.set)()
+
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, on_signal)
+            with suppress(asyncio.CancelledError):
+                await serving
+
+        try:
+            import uvloop
+        except ImportError:
+            asyncio.run(main())
+        else:
+            uvloop.run(main())
+
+    async def serve(self, where: Connection | None = None, *, stop: asyncio.Event | None = None) -> None:
+        """Works on the running loop until cancelled, or until `stop` is set.
+
+        Then it takes nothing new, gives what it runs a few seconds to end, hands the rest back as `agent_lost` so that
+        it is tried again at once, and waits until its reports are stored. What it still owes stays in its journal.
+        """
+        if self._handler is None:
+            raise TypeError(f"agent {self.name} has no handler: decorate one with @agent.task")
+        where = where or connection()
+        journal = where.state_dir / "outbox" / f"{self.name}.jsonl"
+        async with Bus.connect(where.nats_url, name=self.name) as bus, asyncio.TaskGroup() as group:
+            outbox = Outbox(bus, where.tenant, self.name, journal)
+            sending = group.create_task(outbox.run())
+            beating = group.create_task(self._beat(bus, where.tenant))
+            pulling = group.create_task(self._pull(bus, outbox, where, group))
+            await (stop or asyncio.Event()).wait()
+            pulling.cancel()
+            await self._hand_back(outbox)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await outbox.emptied()
+            beating.cancel()
+            sending.cancel()
+
+    async def _hand_back(self, outbox: Outbox) -> None:
+        if self._runs:
+            await asyncio.wait([run.work for run in self._runs.values()], timeout=DRAIN_SECONDS)
+        for key in list(self._runs):
+            run = self._runs.pop(key)
+            run.work.cancel()
+            outbox.report(key[0], {**_failure("agent_lost", f"{self.name} was stopped"), **run.lease}, keep=True)
+
+    async def _pull(self, bus: Bus, outbox: Outbox, where: Connection, group: asyncio.TaskGroup) -> None:
+        """Joins, pulls as many dispatches as there is room for, and joins again whenever its consumer is gone."""
+        while True:
+            seat = await self._join(bus, where.tenant)
+            if seat is None:
+                await asyncio.sleep(JOIN_SECONDS)
+                continue
+            pulled = bus.pull(seat["stream"], seat["consumer"], batch=self._free)
+            with suppress(LookupError):
+                async for messages in pulled:
+                    for message in messages:
+                        self._take(message, outbox, where, group)
+                    while self._free() <= 0:
+                        self._room.clear()
+                        await self._room.wait()
+
+    def _free(self) -> int:
+        return self.capacity - len(self._runs)
+
+    async def _join(self, bus: Bus, tenant: str) -> dict[str, Any] | None:
+        body = msgspec.json.encode({"role": self.role, "agent": self.name, "capacity": self.capacity})
+        try:
+            answer: dict[str, Any] = msgspec.json.decode((await bus.request(f"cairn.{tenant}.join", body)).data)
+        except (ConnectionError, TimeoutError):
+            return None
+        return answer
+
+    def _take(self, message: Message, outbox: Outbox, where: Connection, group: asyncio.TaskGroup) -> None:
+        dispatch = self._decoder.decode(message.data)
+        task = dispatch.data
+        task.position = int(dispatch.sequence)
+        key = (task.workflow, task.run, task.token)
+        lease = {"task": task.task, "run": task.run, "token": task.token}
+        outbox.report(task.workflow, {"kind": "started", **lease}, answers=message)
+        if key not in self._runs:
+            work = group.create_task(self._hold(key, task, lease, outbox, where))
+            self._runs[key] = _Run(task.lease_seconds, lease, work)
+
+    async def _hold(self, key: Key, task: Task, lease: dict[str, Any], outbox: Outbox, where: Connection) -> None:
+        """One run from its dispatch to its outcome; one that is cancelled has lost its lease, or is handed back."""
+        try:
+            outcome = await self._outcome(task, where)
+            outbox.report(task.workflow, {**outcome, **lease}, keep=True)
+        finally:
+            self._runs.pop(key, None)
+            self._room.set()
+
+    async def _outcome(self, task: Task, where: Connection) -> dict[str, Any]:
+        """Runs the handler; whatever it does becomes a result or a failure with a class."""
+        limit = asyncio.timeout(task.timeout_seconds)
+        try:
+            async with limit:
+                result = await self._work(task, where)
+            return _completion(result)
+        except Failed as failed:
+            return _failure(failed.type, str(failed), failed.detail)
+        except MergeConflict as conflict:
+            return _failure("merge_conflict", str(conflict))
+        except GitError as error:
+            return _failure("agent_error", str(error))
+        except Exception as error:  # noqa: BLE001 what an author's code raises is the outcome of the attempt
+            if limit.expired():
+                return _failure("timeout", f"the agent took longer than {task.timeout_seconds:g} s")
+            return _failure("agent_error", f"{type(error).__name__}: {error}", traceback.format_exc())
+
+    async def _work(self, task: Task, where: Connection) -> Any:
+        assert self._handler is not None
+        if not task.repository or not task.bases:
+            return await self._handler(task)
+        repository = await Repository.open(Path(task.repository))
+        folder = where.state_dir / "worktrees"
+        async with AsyncExitStack() as stack:
+            space = await stack.enter_async_context(repository.workspace(bases=task.bases, folder=folder))
+            task.path = space.path
+            result = await self._handler(task)
+            if not self._commits:
+                return result
+            result = _as_result(result)
+            message = f"{task.title or task.task}\n\n{result.summary}"
+            author = f"{self.name} <{self.name}@agents.cairn>"
+            commit = await space.commit(message, author=author, trailers=self._trailers(task))
+            result.commit = commit or space.base
+            result.files = await repository.changed_files(space.base, result.commit) if commit else ()
+            await repository.keep(task.workflow, task.task, task.run, result.commit)
+            return result
+
+    def _trailers(self, task: Task) -> dict[str, str]:
+        return {
+            "Cairn-Workflow": task.workflow, "Cairn-Task": task.task, "Cairn-Attempt": str(task.attempt),
+            "Cairn-Agent": self.name, "Cairn-Position": str(task.position),
+        }  # fmt: skip
+
+    async def _beat(self, bus: Bus, tenant: str) -> None:
+        """Says what it holds, often enough for the shortest lease; stops what is no longer its own."""
+        while True:
+            await asyncio.sleep(min((run.lease_seconds for run in self._runs.values()), default=3.0) / 3)
+            body = msgspec.json.encode({"agent": self.name, "runs": list(self._runs)})
+            with suppress(ConnectionError, TimeoutError):
+                answer = msgspec.json.decode((await bus.request(f"cairn.{tenant}.beat", body)).data)
+                for workflow, name, token in answer["void"]:
+                    if run := self._runs.pop((workflow, name, token), None):
+                        run.work.cancel()
+                        self._room.set()
+
+
+def _failure(kind: str, message: str, detail: str = "") -> dict[str, Any]:
+    return {"kind": "failed", "failure": {"type": kind, "message": message[:2000], "detail": detail[-8000:]}}
+
+
+def _completion(result: Any) -> dict[str, Any]:
+    if isinstance(result, list):
+        return {"kind": "verified", "receipts": result}
+    try:
+        body = _as_result(result)
+        size = len(msgspec.json.encode(body))
+    except (TypeError, msgspec.ValidationError) as error:
+        return _failure("invalid_result", f"the result is no JSON: {error}")
+    if size > RESULT_BYTES:
+        return _failure(
+            "invalid_result",
+            f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree",
+        )
+    return {"kind": "completed", "result": body}
+
+
+def _as_result(result: Any) -> Result:
+    match result:
+        case Result():
+            return result
+        case None:
+            return Result()
+        case str():
+            return Result(summary=result)
+        case dict():
+            return msgspec.convert(result, Result)
+    raise TypeError(f"a handler returns a Result, a dict, a string or None, not {type(result).__name__}")

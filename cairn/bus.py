@@ -1,0 +1,317 @@
+"""NATS behind one small door: the only module that imports the client, and every guard against its traps.
+
+Every call ends in one of three ways: an answer (a refusal of the server is an answer, under the key `error`),
+ConnectionError (nothing was sent, or nobody listens), or TimeoutError: nobody knows whether it happened, go and look.
+
+Guards: nothing is buffered while disconnected, so that a publish that failed is never sent later; a connection loss
+ends all waiting requests at once; a client whose read loop died while it still says "connected" is replaced; pulls are
+renewed after every reconnect and never trusted for longer than they were asked for; closing never waits on a drain.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+Headers = dict[str, str]
+Callback = Callable[["Message"], Awaitable[None]]
+
+PING_SECONDS = 5
+CONNECT_SECONDS = 10.0
+WATCH_SECONDS = 1.0
+GONE = {10059, 10014}
+"""JetStream's error codes for "stream not found" and "consumer not found"."""
+
+
+class Message:
+    """One message as it arrived. `sequence` and `delivered` speak of the stream it was pulled from, else 0."""
+
+    __slots__ = ("data", "headers", "reply", "subject")
+
+    def __init__(self, subject: str, data: bytes, headers: Headers | None, reply: str) -> None:
+        self.subject, self.data, self.headers, self.reply = subject, data, headers, reply
+
+    @property
+    def sequence(self) -> int:
+        return self._token(-4)
+
+    @property
+    def delivered(self) -> int:
+        return self._token(-5)
+
+    @property
+    def status(self) -> str | None:
+        return self.headers.get("Status") if self.headers and not self.data else None
+
+    def _token(self, at: int) -> int:
+        tokens = self.reply.split(".")
+        if len(tokens) > 9:  # a domain and an account stand before, a random token behind
+            at -= 1
+        return int(tokens[at]) if self.reply.startswith("$JS.ACK.") else 0
+
+
+class Bus:
+    """A connection to NATS that outlives the server it speaks to. Open it with `async with Bus.connect(url)`."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url, self._name = url, name
+        self._nc = Client()
+        self._inbox = f"_INBOX.{uuid4().hex}"
+        self._waiting: dict[str, asyncio.Future[Message]] = {}
+        self._subscriptions: dict[int, tuple[str, Callback]] = {}
+        self._live: dict[int, Any] = {}
+        self._tokens = count(1)
+        self.generation = 0
+        """Grows with every connection; what was asked of an older one may never be answered."""
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str, *, name: str = "cairn") -> AsyncIterator["Bus"]:
+        """Connects within ten seconds or raises ConnectionError."""
+        bus = cls(url, name)
+        await bus._open()
+        watchdog = asyncio.create_task(bus._watch())
+        try:
+            yield bus
+        finally:
+            watchdog.cancel()
+            await bus._shut()
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._nc.is_connected)
+
+    @property
+    def max_payload(self) -> int:
+        """The server's limit for one message, in bytes."""
+        return int(self._nc.max_payload)
+
+    async def publish(self, subject: str, data: bytes, headers: Headers | None = None, *, reply: str = "") -> None:
+        try:
+            await self._nc.publish(subject, data, reply=reply, headers=headers)
+        except nats.errors.MaxPayloadError:
+            raise ValueError(f"{len(data)} bytes for {subject}: this NATS takes {self.max_payload} a message") from None
+        except (nats.errors.Error, OSError) as error:
+            raise ConnectionError(f"NATS is away: {error!r}") from error
+
+    async def request(
+        self, subject: str, data: bytes = b"", headers: Headers | None = None, *, timeout: float = 5.0
+    ) -> Message:
+        token = f"{self._inbox}.{next(self._tokens)}"
+        future = self._waiting[token] = asyncio.get_running_loop().create_future()
+        try:
+            await self.publish(subject, data, headers, reply=token)
+            async with asyncio.timeout(timeout):
+                answer: Message = await future
+        finally:
+            self._waiting.pop(token, None)
+        if answer.status == "503":
+            raise ConnectionError(f"nobody answers on {subject}")
+        return answer
+
+    async def api(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One call of JetStream's own API, for example `STREAM.INFO.MAIN_INBOX`."""
+        answer = await self.request(f"$JS.API.{verb}", json.dumps(body).encode() if body is not None else b"")
+        return _reply(answer)
+
+    async def store(self, subject: str, data: bytes, headers: Headers | None = None) -> dict[str, Any]:
+        """Publishes into the stream that takes `subject`; answers with its acknowledgement `{"stream", "seq", ...}`."""
+        return _reply(await self.request(subject, data, headers))
+
+    async def store_batch(
+        self, messages: Sequence[tuple[str, bytes, Headers | None]], *, expected_last: int | None = None
+    ) -> dict[str, Any]:
+        """Stores all or none of at most 1,000 messages, the first one right after sequence `expected_last`."""
+        guard = {} if expected_last is None else {"Nats-Expected-Last-Sequence": str(expected_last)}
+        *most, (subject, data, headers) = messages
+        if not most:
+            return await self.store(subject, data, {**(headers or {}), **guard})
+        batch = uuid4().hex
+        for number, (to, body, extra) in enumerate(most, 1):
+            await self.publish(
+                to, body, {**(extra or {}), **guard, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+            )
+            guard = {}
+        closing = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
+        return _reply(await self.request(subject, data, {**(headers or {}), **closing}))
+
+    async def ensure_stream(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Creates the stream or finds it equal; a different one of the same name raises ValueError."""
+        return _settled(await self.api(f"STREAM.CREATE.{config['name']}", config), config["name"])
+
+    async def ensure_consumer(self, stream: str, config: dict[str, Any]) -> dict[str, Any]:
+        """Creates or updates a consumer; LookupError when the stream is gone, ValueError when it cannot be so."""
+        name = config.get("durable_name") or config["name"]
+        body = {"stream_name": stream, "config": {**config, "name": name}}
+        return _settled(await self.api(f"CONSUMER.CREATE.{stream}.{name}", body), f"{stream}/{name}")
+
+    async def pull(
+        self, stream: str, consumer: str, *, batch: int | Callable[[], int] = 256, wait_seconds: float = 2.0
+    ) -> AsyncIterator[list[Message]]:
+        """Lists of messages as they come, for ever; an empty one when `wait_seconds` passed without any.
+
+        At most `batch` messages (asked anew each time if it is a function) are under way, so a slow reader bounds
+        itself. Raises LookupError when the stream or
+        the consumer is gone; everything else, a server that restarts too, is waited out.
+        """
+        arrived: list[Message] = []
+        bell = asyncio.Event()
+
+        async def hear(message: Message) -> None:
+            arrived.append(message)
+            bell.set()
+
+        inbox = f"{self._inbox}.pull{next(self._tokens)}"
+        unsubscribe = await self.subscribe(inbox, hear)
+        wanted, generation = 0, self.generation
+        expires = int(wait_seconds * 1e9)
+        try:
+            while True:
+                if generation != self.generation:
+                    wanted, generation = 0, self.generation
+                if wanted <= 0 and not arrived:
+                    wanted = batch if isinstance(batch, int) else batch()
+                    body = b'{"batch":%d,"expires":%d}' % (wanted, expires)
+                    if not await self._ask(f"{stream}.{consumer}", body, inbox):
+                        wanted = 0
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_seconds + 1):
+                        await bell.wait()
+                bell.clear()
+                taken, messages = arrived[:], []
+                arrived.clear()
+                wanted = wanted if taken else 0
+                for message in taken:
+                    if (status := message.status) is None:
+                        messages.append(message)
+                        wanted -= 1
+                        continue
+                    wanted = 0
+                    if status not in ("404", "408"):
+                        await self._still_there(stream, consumer)
+                        await asyncio.sleep(0.1)
+                yield messages
+        finally:
+            await unsubscribe()
+
+    async def _ask(self, consumer: str, body: bytes, inbox: str) -> bool:
+        try:
+            await self.publish(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", body, reply=inbox)
+        except ConnectionError:
+            await asyncio.sleep(0.1)
+            return False
+        return True
+
+    async def _still_there(self, stream: str, consumer: str) -> None:
+        with suppress(ConnectionError, TimeoutError):
+            error = (await self.api(f"CONSUMER.INFO.{stream}.{consumer}")).get("error", {})
+            if error.get("err_code") in GONE:
+                raise LookupError(f"consumer {consumer} of stream {stream} is gone: {error['description']}")
+
+    async def ack(self, message: Message) -> None:
+        await self._answer(message, b"+ACK")
+
+    async def nak(self, message: Message, delay_seconds: float) -> None:
+        """Asks for it again, no sooner than after the delay."""
+        await self._answer(message, b'-NAK {"delay": %d}' % int(delay_seconds * 1e9))
+
+    async def term(self, message: Message) -> None:
+        """Never deliver it again."""
+        await self._answer(message, b"+TERM")
+
+    async def _answer(self, message: Message, verdict: bytes) -> None:
+        with suppress(ConnectionError):  # an acknowledgement that is lost is a redelivery, which every reader bears
+            await self.publish(message.reply, verdict)
+
+    async def subscribe(self, subject: str, callback: Callback) -> Callable[[], Awaitable[None]]:
+        """Calls back for every message, over reconnects too; call the answer to end it."""
+        key = next(self._tokens)
+        self._subscriptions[key] = (subject, callback)
+        await self._attach(key)
+
+        async def unsubscribe() -> None:
+            self._subscriptions.pop(key, None)
+            live = self._live.pop(key, None)
+            with suppress(nats.errors.Error):
+                if live is not None:
+                    await live.unsubscribe()
+
+        return unsubscribe
+
+    async def _attach(self, key: int) -> None:
+        subject, callback = self._subscriptions[key]
+
+        async def deliver(msg: Msg) -> None:
+            await callback(Message(msg.subject, msg.data, msg.headers, msg.reply))
+
+        self._live[key] = await self._nc.subscribe(subject, cb=deliver)
+
+    async def _settle(self, message: Message) -> None:
+        future = self._waiting.get(message.subject)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _open(self) -> None:
+        async def lost() -> None:
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(TimeoutError("the connection to NATS broke before the answer came"))
+
+        async def back() -> None:
+            self.generation += 1
+
+        async def noticed(_: Exception) -> None:
+            """The client's own errors end in a refusal, a timeout or a reconnect, each seen where it matters."""
+
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self._nc = await nats.connect(
+                    self._url, name=self._name, max_reconnect_attempts=-1, reconnect_time_wait=0.1, pending_size=0,
+                    ping_interval=PING_SECONDS, max_outstanding_pings=2, connect_timeout=2, inbox_prefix=self._inbox,
+                    disconnected_cb=lost, reconnected_cb=back, error_cb=noticed,
+                )  # fmt: skip
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise ConnectionError(f"no NATS at {_without_secret(self._url)}: {error!r}") from error
+        self.generation += 1
+        if not self._subscriptions:
+            self._subscriptions[0] = (f"{self._inbox}.*", self._settle)
+        for key in self._subscriptions:
+            await self._attach(key)
+
+    async def _shut(self) -> None:
+        with suppress(TimeoutError, nats.errors.Error, OSError):
+            async with asyncio.timeout(2):
+                await self._nc.close()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            reading = self._nc._reading_task
+            if self._nc.is_closed or (self._nc.is_connected and reading is not None and reading.done()):
+                await self._shut()
+                with suppress(ConnectionError):
+                    await self._open()
+
+
+def _reply(answer: Message) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(answer.data)
+    return body
+
+
+def _settled(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    if error := answer.get("error"):
+        kind = LookupError if error.get("err_code") in GONE else ValueError
+        raise kind(f"NATS refuses {name}: {error['description']} (err_code {error.get('err_code')})")
+    return answer
+
+
+def _without_secret(url: str) -> str:
+    return url.rpartition("@")[2]

@@ -1,0 +1,50 @@
+"""Where the system is: from the environment, or from the file that a running `cairn up` leaves in its data directory.
+
+The public package reads these few variables itself, as it depends on nothing of the server's.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """`url` is the gateway's, `token` what it asks for, `state_dir` where agents keep outboxes and worktrees."""
+
+    nats_url: str
+    url: str
+    token: str
+    tenant: str
+    state_dir: Path
+
+
+def data_dir() -> Path:
+    """CAIRN_DATA_DIR, or the user's data directory; as root a place that the embedded Postgres' user can reach."""
+    if given := os.environ.get("CAIRN_DATA_DIR"):
+        return Path(given)
+    return Path("/var/lib/cairn") if os.geteuid() == 0 else Path(platformdirs.user_data_dir("cairn"))
+
+
+def connection(folder: Path | None = None) -> Connection:
+    """Raises ConnectionError with the command that mends it when nothing is up.
+
+    CAIRN_URL and CAIRN_TOKEN, NATS_URL and CAIRN_TENANT take precedence over what the running system wrote down.
+    """
+    folder = folder or data_dir()
+    try:
+        found = json.loads((folder / "up.json").read_text())
+    except FileNotFoundError:
+        found = {}
+    env = os.environ
+    values = {
+        "nats_url": env.get("NATS_URL") or found.get("nats_url"),
+        "url": env.get("CAIRN_URL") or found.get("url"),
+        "token": env.get("CAIRN_TOKEN") or found.get("token", ""),
+        "tenant": env.get("CAIRN_TENANT") or found.get("tenant", "main"),
+    }
+    if not values["nats_url"] or not values["url"]:
+        raise ConnectionError(f"nothing is up in {folder}: start it with `cairn up`, or set CAIRN_URL and NATS_URL")
+    return Connection(**values, state_dir=folder / "agents")

@@ -1,0 +1,187 @@
+"""Reports on their way to the inbox: nothing an agent has finished is lost with its process, or with the bus.
+
+An outcome is written to the journal on disk and kept there until it is known to be accepted or refused; until then it
+is sent again, also by the agent's next process. Reports that wait together travel as one atomic batch. The same report
+may arrive twice: it carries the id of its command, and the same command again changes nothing.
+"""
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from cairn.bus import Bus, Message
+
+RESEND_SECONDS = 5.0
+BATCH = 500
+JOURNAL_BYTES = 4 * 1024 * 1024
+"""A journal larger than this is emptied as soon as nothing in it is owed."""
+
+
+class Verdict(msgspec.Struct):
+    """What became of a report. `accepted` is False when the run no longer held its lease; `why` says so."""
+
+    id: str
+    accepted: bool
+    why: str = ""
+    position: int = 0
+
+
+class _Report:
+    __slots__ = ("answers", "body", "id", "journaled", "kept", "sent", "workflow")
+
+    def __init__(self, workflow: str, body: dict[str, Any], kept: bool, answers: Message | None = None) -> None:
+        self.workflow, self.body, self.kept, self.answers, self.id = workflow, body, kept, answers, body["id"]
+        self.sent, self.journaled = 0.0, False
+
+
+class Outbox:
+    """Run `await outbox.run()` beside the work. `agent` names the sender and the subject of the verdicts."""
+
+    def __init__(self, bus: Bus, tenant: str, agent: str, journal: Path) -> None:
+        self._bus, self._tenant, self._agent = bus, tenant, agent
+        self._path = journal
+        self._waiting: list[_Report] = []
+        self._owed: dict[str, _Report] = {}
+        self._settled: list[str] = []
+        self._bell = asyncio.Event()
+        self._encoder = msgspec.json.Encoder()
+
+    def report(
+        self, workflow: str, body: dict[str, Any], *, keep: bool = False, answers: Message | None = None
+    ) -> None:
+        """Queues a report. `keep` is for outcomes; `answers` is acknowledged as soon as the inbox holds the report."""
+        body = {"id": str(uuid4()), "agent": self._agent, "verdict": self._subject, **body}
+        self._queue(_Report(workflow, body, keep, answers))
+
+    async def emptied(self) -> None:
+        """Waits until every report is stored and every outcome judged."""
+        while self._waiting or self._owed:
+            await asyncio.sleep(0.02)
+
+    def _queue(self, report: _Report) -> None:
+        if report.kept:
+            self._owed[report.id] = report
+        self._waiting.append(report)
+        self._bell.set()
+
+    async def run(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        unsubscribe = await self._bus.subscribe(self._subject, self._hear)
+        with self._path.open("ab+", buffering=0) as journal:
+            fcntl.flock(journal, fcntl.LOCK_EX)
+            self._recover(journal)
+            for orphan in self._path.parent.glob("*.jsonl"):
+                if orphan != self._path:
+                    self._adopt(orphan, journal)
+            try:
+                while True:
+                    await self._wait()
+                    self._forget(journal)
+                    if self._waiting:
+                        await self._send(journal)
+            finally:
+                self._forget(journal)
+                await unsubscribe()
+
+    @property
+    def _subject(self) -> str:
+        return f"cairn.{self._tenant}.verdict.{self._agent}"
+
+    def _recover(self, journal: FileIO) -> list[_Report]:
+        """Queues what a journal still owes."""
+        journal.seek(0)
+        kept: dict[str, dict[str, Any]] = {}
+        for line in journal.read().splitlines():
+            try:
+                entry = msgspec.json.decode(line)
+            except msgspec.DecodeError:
+                continue  # the torn last line of a process that was killed: what it held was never sent
+            if "done" in entry:
+                kept.pop(entry["done"], None)
+            else:
+                kept[entry["body"]["id"]] = entry
+        owed = [_Report(one["workflow"], {**one["body"], "verdict": self._subject}, True) for one in kept.values()]
+        for report in owed:
+            report.journaled = True
+            self._queue(report)
+        return owed
+
+    def _adopt(self, orphan: Path, journal: FileIO) -> None:
+        """Takes over the journal of an agent whose process is no more; the kernel has dropped its lock then."""
+        with suppress(FileNotFoundError), orphan.open("rb", buffering=0) as theirs:
+            try:
+                fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            _write(journal, self._lines(self._recover(theirs)))
+            orphan.unlink()
+
+    def _lines(self, reports: list[_Report]) -> bytes:
+        encode = self._encoder.encode
+        return b"".join(encode({"workflow": report.workflow, "body": report.body}) + b"\n" for report in reports)
+
+    async def _wait(self) -> None:
+        """Until there is something to send: a new report, or one that was sent long ago and never answered."""
+        if self._waiting:
+            return
+        self._bell.clear()
+        try:
+            async with asyncio.timeout(RESEND_SECONDS / 2):
+                await self._bell.wait()
+        except TimeoutError:
+            late = time.monotonic() - RESEND_SECONDS
+            self._waiting += [report for report in self._owed.values() if report.sent < late]
+
+    async def _send(self, journal: FileIO) -> None:
+        batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+        fresh = [report for report in batch if report.kept and not report.journaled]
+        lines = self._lines(fresh)
+        messages = [
+            (f"cairn.{self._tenant}.in.{report.workflow}", self._encoder.encode(report.body), None) for report in batch
+        ]
+        now = time.monotonic()
+        for report in batch:
+            report.sent, report.journaled = now, True
+        writing = asyncio.to_thread(_write, journal, lines) if lines else asyncio.sleep(0)
+        _, sent = await asyncio.gather(writing, self._store(messages))
+        if not sent:
+            self._waiting += [report for report in batch if not report.kept or report.id in self._owed]
+            await asyncio.sleep(0.1)
+            return
+        for report in batch:
+            if report.answers is not None:
+                await self._bus.ack(report.answers)
+
+    def _forget(self, journal: FileIO) -> None:
+        """Not synced: an outcome that is remembered too long is sent again, and changes nothing."""
+        if not self._owed and journal.tell() > JOURNAL_BYTES:
+            journal.truncate(0)
+        elif self._settled:
+            journal.write(b"".join(b'{"done":"%s"}\n' % name.encode() for name in self._settled))
+        self._settled.clear()
+
+    async def _store(self, messages: Sequence[tuple[str, bytes, dict[str, str] | None]]) -> bool:
+        try:
+            answer = await self._bus.store_batch(messages)
+        except (ConnectionError, TimeoutError):
+            return False
+        return "error" not in answer
+
+    async def _hear(self, message: Message) -> None:
+        for verdict in msgspec.json.decode(message.data, type=list[Verdict]):
+            if self._owed.pop(verdict.id, None) is not None:
+                self._settled.append(verdict.id)
+
+
+def _write(journal: FileIO, lines: bytes) -> None:
+    journal.write(lines)
+    os.fdatasync(journal.fileno())

@@ -1,0 +1,43 @@
+"""The tester runs a task's acceptance tests on the exact commit and writes the receipts: the evidence that counts."""
+
+import tempfile
+from pathlib import Path
+
+from cairn.agent import Agent
+from cairn.task import Failed, Receipt, Task, Test
+from handlers.ports import Limits, Sandbox, SandboxBroken
+
+RECEIPT_BYTES = 16_384
+"""Of each test's output, so that a task of many tests still fits one report."""
+
+
+def tester(sandbox: Sandbox, *, capacity: int = 2) -> Agent:
+    agent = Agent("tester", capacity=capacity, commits=False)
+
+    @agent.task
+    async def verify(task: Task) -> list[Receipt]:
+        if task.path is not None:
+            return [await _run(sandbox, test, task, task.path) for test in task.tests]
+        with tempfile.TemporaryDirectory(prefix="cairn-") as folder:
+            return [await _run(sandbox, test, task, Path(folder)) for test in task.tests]
+
+    return agent
+
+
+async def _run(sandbox: Sandbox, test: Test, task: Task, folder: Path) -> Receipt:
+    limits = Limits(wall_seconds=test.timeout_seconds, output_bytes=RECEIPT_BYTES)
+    try:
+        seen = await sandbox.run(test.cmd, cwd=folder, limits=limits)
+    except SandboxBroken as broken:
+        raise Failed(str(broken), type="sandbox") from broken
+    return Receipt(
+        cmd=test.cmd,
+        exit_code=seen.exit_code,
+        timed_out=seen.timed_out,
+        duration_seconds=round(seen.duration_seconds, 3),
+        isolation=seen.isolation,
+        commit=task.bases[0] if task.bases else None,
+        output_bytes=seen.output_bytes,
+        output_sha256=seen.output_sha256,
+        output=seen.output,
+    )

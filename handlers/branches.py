@@ -1,0 +1,73 @@
+"""A completed task's commit becomes the branch `ai/generated/<workflow>/<task>`.
+
+Only what was accepted moves a branch, so an agent that comes too late cannot. Setting it again is harmless, so the
+cursor is kept after the effect.
+"""
+
+from collections import OrderedDict
+from typing import Protocol
+
+import structlog
+
+from domain.events import TaskCompleted, WorkflowStarted
+from ledger.ledger import Ledger
+
+log = structlog.get_logger()
+
+REMEMBERED_WORKFLOWS = 1000
+
+
+class Cursor(Protocol):
+    async def load(self) -> int: ...
+
+    async def save(self, position: int) -> None: ...
+
+
+class Artifacts(Protocol):
+    async def set_branch(self, repository: str, workflow: str, task: str, commit: str) -> str:
+        """The branch's name. OSError or GitError-like errors of the adapter are its own to raise as `BranchStuck`."""
+        ...
+
+
+class BranchStuck(Exception):
+    """The branch could not be set, for a reason that a person has to see; the work itself is safe in its commit."""
+
+
+class Branches:
+    def __init__(self, ledger: Ledger, artifacts: Artifacts, cursor: Cursor) -> None:
+        self._ledger, self._artifacts, self._cursor = ledger, artifacts, cursor
+        self._repositories: OrderedDict[str, str | None] = OrderedDict()
+
+    async def run(self) -> None:
+        async for batch in self._ledger.follow(await self._cursor.load()):
+            moved = False
+            for recorded in batch:
+                match recorded.event:
+                    case WorkflowStarted(workflow=workflow, repository=repository):
+                        self._remember(workflow, repository)
+                    case TaskCompleted(task=task, result=result) if result.commit:
+                        await self._set(recorded.stream.removeprefix("workflow-"), task, result.commit)
+                        moved = True
+            if moved:
+                await self._cursor.save(batch[-1].position)
+
+    async def _set(self, workflow: str, task: str, commit: str) -> None:
+        repository = await self._repository(workflow)
+        if repository is None:
+            return
+        try:
+            await self._artifacts.set_branch(repository, workflow, task, commit)
+        except BranchStuck as stuck:
+            log.warning("branch.stuck", workflow=workflow, task=task, commit=commit, why=str(stuck))
+
+    async def _repository(self, workflow: str) -> str | None:
+        if workflow not in self._repositories:
+            first = (await self._ledger.read_stream(f"workflow-{workflow}"))[0].event
+            assert isinstance(first, WorkflowStarted)
+            self._remember(workflow, first.repository)
+        return self._repositories[workflow]
+
+    def _remember(self, workflow: str, repository: str | None) -> None:
+        self._repositories[workflow] = repository
+        while len(self._repositories) > REMEMBERED_WORKFLOWS:
+            self._repositories.popitem(last=False)

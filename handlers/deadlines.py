@@ -1,0 +1,93 @@
+"""What time brings: leases that lapse, runs that take too long, backoffs that end, offers that nobody took.
+
+The rows come from a view that may lag; firing is a command, decided like any other, and its id is made of what fires,
+so any number of these loops fire each deadline once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol, assert_never
+from uuid import UUID, uuid5
+
+from domain.commands import ExpireLease, ExpireRun, Redispatch, Retry
+from domain.errors import Refused
+from handlers.execute import Executor, Order
+
+POLL_SECONDS = 1.0
+"""The longest wait; the view's changes ring the bell sooner."""
+AGAIN_SECONDS = 0.05
+"""The view has to catch up with what was just fired before it is asked again."""
+FIRING = UUID("6f1f6a52-6f0c-5a0e-9a53-0a3c9c1f8a11")
+"""The namespace of the ids of commands that a clock gives."""
+
+Kind = Literal["offer", "lease", "timeout", "retry"]
+
+
+class Due(Protocol):
+    """A deadline that has passed."""
+
+    workflow: str
+    task: str
+    kind: Kind
+    token: int
+    attempt: int
+
+
+class Timers(Protocol):
+    async def due(self, now: float) -> list[Due]:
+        """What has fallen due at `now` (seconds since the epoch), leases that are still held by heartbeats left out."""
+        ...
+
+    async def next_due(self) -> float | None: ...
+
+
+class Deadlines:
+    def __init__(self, timers: Timers, executor: Executor, now: Callable[[], float] = time.time) -> None:
+        self._timers, self._executor, self._now = timers, executor, now
+        self.bell = asyncio.Event()
+        """Ring it when the view has changed."""
+
+    async def run(self) -> None:
+        while True:
+            self.bell.clear()
+            fired = await self.fire()
+            await self._wait(AGAIN_SECONDS if fired else await self._until_next())
+
+    async def fire(self) -> int:
+        """Fires all that is due; how many there were."""
+        now = self._now()
+        due = await self._timers.due(now)
+        answers = [self._executor.submit(one.workflow, _order(one, now)) for one in due]
+        for answer in await asyncio.gather(*answers, return_exceptions=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, Refused):
+                raise answer
+        return len(due)
+
+    async def _until_next(self) -> float:
+        soonest = await self._timers.next_due()
+        return POLL_SECONDS if soonest is None else min(max(soonest - self._now(), 0.0), POLL_SECONDS)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.bell.wait()
+        except TimeoutError:
+            return
+
+
+def _order(due: Due, now: float) -> Order:
+    command: Redispatch | ExpireLease | ExpireRun | Retry
+    match due.kind:
+        case "offer":
+            command = Redispatch(now=now, task=due.task, token=due.token)
+        case "lease":
+            command = ExpireLease(now=now, task=due.task, token=due.token)
+        case "timeout":
+            command = ExpireRun(now=now, task=due.task, token=due.token)
+        case "retry":
+            command = Retry(now=now, task=due.task, attempt=due.attempt)
+        case _:
+            assert_never(due.kind)
+    name = f"{due.workflow}/{due.task}/{due.kind}/{due.attempt if due.kind == 'retry' else due.token}"
+    return Order(uuid5(FIRING, name), command, f"clock/{due.kind}")

@@ -1,0 +1,181 @@
+"""Command to fact: load, decide, append; on a conflict load again and decide again. The only caller of append.
+
+Commands for one workflow are decided one after another on the state in memory, and all that wait are recorded in one
+append; different workflows do not wait for each other. An answer is given only after its append is committed, so a
+refusal that rested on an event which then failed to commit is never spoken.
+
+The same command again, by its id, gets the first answer: its events are found by their ids when the append collides, or
+looked up before a repeat is refused or found to change nothing.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import NamedTuple
+from uuid import UUID
+
+from domain.commands import WorkflowCommand
+from domain.errors import Refused
+from domain.events import WorkflowEvent
+from domain.state import Workflow, evolve, replay
+from domain.workflow import decide
+from ledger.append import Append, NewEvent
+from ledger.codec import event_id
+from ledger.errors import AlreadyRecorded, WrongVersion
+from ledger.ledger import Ledger
+from ledger.recorded import Recorded
+
+ROUND = 256
+"""Commands of one workflow that are decided and recorded together at most."""
+CACHED_WORKFLOWS = 512
+CONFLICTS = 20
+"""Lost races after which a command is given up; others made progress each time."""
+
+
+class Order(NamedTuple):
+    """A command with what its events carry: who asked (`actor`), and the id under which a repeat is recognised."""
+
+    id: UUID
+    command: WorkflowCommand
+    actor: str
+    traceparent: str | None = None
+
+
+class _Case:
+    """A workflow in memory: its state and the version of its stream."""
+
+    __slots__ = ("state", "version")
+
+    def __init__(self, state: Workflow, version: int) -> None:
+        self.state, self.version = state, version
+
+
+class _Pending(NamedTuple):
+    order: Order
+    answer: asyncio.Future[list[Recorded]]
+
+
+class Executor:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._queues: dict[str, deque[_Pending]] = {}
+        self._draining: set[asyncio.Task[None]] = set()
+        self._cases: OrderedDict[str, _Case] = OrderedDict()
+
+    def submit(self, workflow: str, order: Order) -> asyncio.Future[list[Recorded]]:
+        """Ends in the events the command led to, as recorded (none: it changed nothing), or raises Refused.
+
+        Anything else that it raises is a fault: nobody knows what happened, ask again with the same id.
+        """
+        pending = _Pending(order, asyncio.get_running_loop().create_future())
+        queue = self._queues.get(workflow)
+        if queue is not None:
+            queue.append(pending)
+        else:
+            self._queues[workflow] = deque([pending])
+            task = asyncio.get_running_loop().create_task(self._drain(workflow))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
+        return pending.answer
+
+    async def execute(self, workflow: str, order: Order) -> list[Recorded]:
+        return await self.submit(workflow, order)
+
+    async def state(self, workflow: str) -> Workflow:
+        """The workflow as it stands; not to be changed. Status `unknown` when there is none."""
+        return (await self._load(workflow)).state
+
+    async def _drain(self, workflow: str) -> None:
+        queue = self._queues[workflow]
+        while queue:
+            taken = [queue.popleft() for _ in range(min(len(queue), ROUND))]
+            try:
+                await self._round(workflow, taken)
+            except BaseException as fault:
+                self._cases.pop(workflow, None)
+                for pending in taken:
+                    if not pending.answer.done():
+                        pending.answer.set_exception(fault)
+                if not isinstance(fault, Exception):
+                    raise
+        del self._queues[workflow]
+
+    async def _round(self, workflow: str, taken: list[_Pending]) -> None:
+        try:
+            await self._record(workflow, taken)
+        except (WrongVersion, AlreadyRecorded):
+            self._cases.pop(workflow, None)
+            for pending in taken:
+                await self._alone(workflow, pending)
+
+    async def _alone(self, workflow: str, pending: _Pending) -> None:
+        """One command after a collision: somebody recorded in between, or this very command was recorded before."""
+        for _ in range(CONFLICTS):
+            try:
+                return await self._record(workflow, [pending])
+            except AlreadyRecorded as before:
+                self._cases.pop(workflow, None)
+                _settle(pending, before.recorded)
+                return None
+            except WrongVersion as lost:
+                self._cases.pop(workflow, None)
+                race = lost
+        raise race
+
+    async def _record(self, workflow: str, taken: list[_Pending]) -> None:
+        case = await self._load(workflow)
+        new: list[NewEvent] = []
+        decided: list[tuple[_Pending, int | Refused]] = []
+        for pending in taken:
+            try:
+                events = decide(case.state, pending.order.command)
+            except Refused as refusal:
+                decided.append((pending, refusal))
+                continue
+            decided.append((pending, len(events)))
+            new += _envelopes(workflow, pending.order, events)
+            for event in events:
+                evolve(case.state, event)
+        recorded: list[Recorded] = []
+        if new:
+            recorded = await self._ledger.append(Append(f"workflow-{workflow}", case.version, new))
+            case.version += len(new)
+        at = 0
+        for pending, outcome in decided:
+            if isinstance(outcome, int) and outcome:
+                _settle(pending, recorded[at : at + outcome])
+                at += outcome
+            else:
+                await self._repeat(pending, outcome if isinstance(outcome, Refused) else None)
+        if case.state.status != "running" and not case.state.open:
+            self._cases.pop(workflow, None)
+
+    async def _repeat(self, pending: _Pending, refusal: Refused | None) -> None:
+        first = await self._ledger.find_command(pending.order.id)
+        if refusal is None or first:
+            _settle(pending, first)
+        elif not pending.answer.done():
+            pending.answer.set_exception(refusal)
+
+    async def _load(self, workflow: str) -> _Case:
+        if case := self._cases.get(workflow):
+            self._cases.move_to_end(workflow)
+            return case
+        recorded = await self._ledger.read_stream(f"workflow-{workflow}")
+        events: list[WorkflowEvent] = [one.event for one in recorded]  # type: ignore[misc]  # of this stream's kind
+        case = self._cases[workflow] = _Case(replay(events), recorded[-1].version if recorded else 0)
+        while len(self._cases) > CACHED_WORKFLOWS:
+            self._cases.popitem(last=False)
+        return case
+
+
+def _settle(pending: _Pending, recorded: list[Recorded]) -> None:
+    if not pending.answer.done():
+        pending.answer.set_result(recorded)
+
+
+def _envelopes(workflow: str, order: Order, events: list[WorkflowEvent]) -> list[NewEvent]:
+    cause = str(order.id)
+    return [
+        NewEvent(event, event_id(order.id, index), order.actor, workflow, cause, order.traceparent)
+        for index, event in enumerate(events)
+    ]
