@@ -35,6 +35,7 @@ class Repository:
     @classmethod
     async def create(cls, path: Path) -> Self:
         """Our bare repository at `path`, made if it is not there."""
+        path.mkdir(parents=True, exist_ok=True)
         await git("init", "--bare", "--quiet", "--template=", "--initial-branch=main", path.absolute())
         return await cls.open(path)
 

@@ -190,7 +190,8 @@ class Consequences:
         if task.depth and spec.parent_id:
             parent = self.state.tasks[spec.parent_id]
             why = parent.failure or failure
-            self.refused(parent, why) if why.type == "refused" else self._after_failure(parent, why)
+            then = self.refused if why.type == "refused" else self._after_failure
+            then(parent, why)
             return
         self._failed += 1
         self._skip_dependents(spec.id)

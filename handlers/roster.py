@@ -59,13 +59,18 @@ class Roster:
     async def _join(self, message: Message) -> None:
         try:
             join = msgspec.json.decode(message.data, type=Join)
-            stream = await self._ledger.stream()
+            stream = await self._stream()
             await self._ensure(stream, join.role)
         except (msgspec.DecodeError, ValueError, LookupError, ConnectionError, TimeoutError) as error:
             log.warning("roster.join_failed", why=str(error))
             return  # the agent asks again
         log.info("agent.joined", agent=join.agent, role=join.role, capacity=join.capacity)
         await self._reply(message, {"stream": stream, "consumer": f"role-{join.role}"})
+
+    async def _stream(self) -> str:
+        if self._ledger.relay is None:
+            raise LookupError("this ledger has no bus")
+        return await self._ledger.relay.stream()
 
     async def _ensure(self, stream: str, role: str) -> None:
         if "error" not in await self._bus.api(f"CONSUMER.INFO.{stream}.role-{role}"):

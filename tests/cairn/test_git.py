@@ -447,18 +447,23 @@ async def test_prune_removes_what_a_killed_process_left_and_nothing_that_is_in_u
     pipe = asyncio.subprocess.PIPE
     words = (sys.executable, "-c", script, str(users), str(tmp_path / "w"))
     process = await asyncio.create_subprocess_exec(*words, stdout=pipe)
-    assert process.stdout
-    stale = Path((await process.stdout.readline()).decode().rstrip())
-    async with repository.workspace(bases=["HEAD"], folder=tmp_path / "w") as workspace:
-        assert await repository.prune() == ()
-        process.send_signal(signal.SIGKILL)
-        await process.communicate()
-        (stale / ".git").write_text("damaged")
-        assert (stale / "half").exists()
-        assert await repository.prune() == (stale,)
-        assert not stale.exists()
-        assert (workspace.path / "tracked").exists()
-        assert "their own" in sh(users, "worktree", "list")
+    try:
+        assert process.stdout
+        stale = Path((await process.stdout.readline()).decode().rstrip())
+        async with repository.workspace(bases=["HEAD"], folder=tmp_path / "w") as workspace:
+            assert await repository.prune() == ()
+            process.send_signal(signal.SIGKILL)
+            await process.communicate()
+            (stale / ".git").write_text("damaged")
+            assert (stale / "half").exists()
+            assert await repository.prune() == (stale,)
+            assert not stale.exists()
+            assert (workspace.path / "tracked").exists()
+            assert "their own" in sh(users, "worktree", "list")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
     assert await repository.prune() == ()
     assert sh(users, "worktree", "list").count("\n") == 2
     assert fingerprint(users) == before

@@ -1,0 +1,120 @@
+"""Events on NATS: CloudEvents 1.0 in structured JSON, under a subject that says what happened to what.
+
+The attributes are the envelope; `data` is the state, byte for byte. An event too large for one message is announced
+without it: `dataref` then says where it is, and whoever reads it asks Postgres for that position.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ledger.recorded import Recorded
+
+CONTENT_TYPE = "application/cloudevents+json"
+ENVELOPE_BYTES = 16_384
+"""More than envelope, subject and headers of one message ever take."""
+
+Announcement = tuple[str, bytes, dict[str, str] | None]
+"""Subject, body and headers of a message."""
+
+
+class _CloudEvent(Struct, omit_defaults=True):
+    specversion: str
+    id: UUID
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    datacontenttype: str
+    sequence: str
+    partitionkey: str
+    streamversion: int
+    actor: str
+    digest: str
+    correlationid: str | None = None
+    causationid: str | None = None
+    traceparent: str | None = None
+    dataref: str | None = None
+    data: Raw | UnsetType = UNSET
+
+
+class _Routing(Struct):
+    """What of a state decides where it is sent."""
+
+    task: str | None = None
+    role: str | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_CloudEvent).decode
+_routing = msgspec.json.Decoder(_Routing).decode
+
+
+def announce(recorded: Recorded, tenant: str, epoch: int, max_payload: int) -> Announcement:
+    """The message for an event. Its id is `<epoch>-<position>`; it has at most `max_payload` bytes."""
+    kind, _, key = recorded.stream.partition("-")
+    routing = _routing(recorded.state)
+    about = f"{kind}/{key}" if routing.task is None else f"{kind}/{key}/task/{routing.task}"
+    fits = len(recorded.state) + ENVELOPE_BYTES <= max_payload
+    body = _encode(
+        _CloudEvent(
+            specversion="1.0",
+            id=recorded.id,
+            source=f"/cairn/{tenant}",
+            type=f"cairn.{recorded.type}.v1",
+            subject=about,
+            time=recorded.recorded_at,
+            datacontenttype="application/json",
+            sequence=f"{recorded.position:020d}",
+            partitionkey=recorded.stream,
+            streamversion=recorded.version,
+            actor=recorded.actor,
+            digest=recorded.digest.hex(),
+            correlationid=recorded.correlation_id,
+            causationid=recorded.causation_id,
+            traceparent=recorded.traceparent,
+            dataref=None if fits else f"/cairn/{tenant}/events/{recorded.position}",
+            data=Raw(recorded.state) if fits else UNSET,
+        )
+    )
+    headers = {"Content-Type": CONTENT_TYPE, "Nats-Msg-Id": f"{epoch}-{recorded.position}"}
+    if recorded.traceparent is not None:
+        headers["traceparent"] = recorded.traceparent
+    role = routing.role if recorded.type == "task.dispatched" else None
+    return subject_of(tenant, recorded.stream, recorded.type, role), body, headers
+
+
+def subject_of(tenant: str, stream: str, tag: str, role: str | None = None) -> str:
+    """`cairn.<tenant>.evt.<kind>.<id>.<tag>`, and the role behind it for what is offered to the agents of a role."""
+    kind, _, key = stream.partition("-")
+    subject = f"cairn.{tenant}.evt.{kind}.{key}.{tag}"
+    return subject if role is None else f"{subject}.{role}"
+
+
+def subjects_of(tenant: str) -> str:
+    """The pattern of all of a tenant's events."""
+    return f"cairn.{tenant}.evt.>"
+
+
+def understand(body: bytes) -> Recorded:
+    """The event that a message announces, equal to the one recorded; its digest tells whether it is to be believed.
+
+    `state` is empty where the event was too large for a message. msgspec.DecodeError if this is no announcement.
+    """
+    cloud = _decode(body)
+    return Recorded(
+        int(cloud.sequence),
+        cloud.partitionkey,
+        cloud.streamversion,
+        cloud.type.removeprefix("cairn.").removesuffix(".v1"),
+        cloud.id,
+        cloud.time,
+        cloud.correlationid,
+        cloud.causationid,
+        cloud.actor,
+        cloud.traceparent,
+        b"" if cloud.data is UNSET else bytes(cloud.data),
+        bytes.fromhex(cloud.digest),
+    )

@@ -1,0 +1,72 @@
+"""What is asked of the ledger: events for one stream, with the version it must have for them to be right."""
+
+import re
+from collections.abc import Sequence
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.events import Event
+from ledger.codec import encode, tag_of
+from ledger.errors import NotRecordable
+
+STREAM = re.compile(r"[a-z]+-[a-z0-9][a-z0-9_-]{0,127}")
+VERSIONS = 2**31 - 1
+
+
+class NewEvent(Struct, frozen=True, gc=False):
+    """An event about to be recorded. `id` comes from `event_id(command_id, index)`: it is what makes a repeat harmless.
+
+    `causation_id` is the id of the command; `find_command` and AlreadyRecorded know by it what one answer consists of.
+    """
+
+    event: Event
+    id: UUID
+    actor: str
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+
+
+class Append(Struct, frozen=True):
+    """All of `events`, or none, as the versions after `expected_version` (0: the stream does not exist yet)."""
+
+    stream: str
+    expected_version: int
+    events: Sequence[NewEvent]
+
+
+class Row(Struct, frozen=True, gc=False):
+    """A new event with the bytes it will have; position, time and digest come when it is written."""
+
+    tag: str
+    id: UUID
+    correlation_id: str | None
+    causation_id: str | None
+    actor: str
+    traceparent: str | None
+    state: bytes
+
+
+def rows(append: Append) -> list[Row]:
+    """The bytes of an append. NotRecordable, before anything is queued, if Postgres or NATS could not take it."""
+    if not STREAM.fullmatch(append.stream):
+        raise NotRecordable(f"stream {append.stream!r}: a kind of a-z, '-', then an id of a-z, 0-9, '_' and '-'")
+    if not 0 <= append.expected_version <= VERSIONS - len(append.events):
+        raise NotRecordable(f"stream {append.stream}: expected version {append.expected_version} is out of range")
+    return [_row(new) for new in append.events]
+
+
+def _row(new: NewEvent) -> Row:
+    for text in (new.actor, new.correlation_id, new.causation_id, new.traceparent):
+        if text is not None and not text.isprintable():
+            raise NotRecordable(f"event {new.id}: {text!r} is not printable: actor, ids and traceparent have to be")
+    return Row(
+        tag_of(new.event),
+        new.id,
+        new.correlation_id,
+        new.causation_id,
+        new.actor,
+        new.traceparent,
+        encode(new.event),
+    )

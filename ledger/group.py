@@ -1,0 +1,130 @@
+"""A group of appends on its way into one transaction: what it will look like, and the statements that put it there."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from time import monotonic
+from typing import NamedTuple
+from uuid import UUID
+
+from ledger import arrays
+from ledger.append import Append, Row, rows
+from ledger.codec import chain
+from ledger.postgres import Connection
+from ledger.recorded import Recorded
+from ledger.rows import Head, one, recorded_row
+from ledger.sql import SQL
+
+
+class Pending:
+    """An append in the queue. `attempted`: it was sent to Postgres, and the answer was lost."""
+
+    __slots__ = ("attempted", "expected", "future", "rows", "since", "size", "stream")
+
+    def __init__(self, append: Append, future: "asyncio.Future[list[Recorded]]") -> None:
+        self.stream, self.expected = append.stream, append.expected_version
+        self.rows = rows(append)
+        self.size = sum(len(row.state) for row in self.rows)
+        self.future = future
+        self.since = monotonic()
+        self.attempted = False
+
+    def succeed(self, answer: list[Recorded]) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Group(NamedTuple):
+    """Appends as they are about to be written, and what the ledger's head will be after them."""
+
+    appends: list[Pending]
+    answers: list[list[Recorded]]
+    before: Head
+    after: Head
+
+
+def compose(appends: Sequence[Pending], head: Head) -> Group:
+    """Gives every event its position, version, time and digest, following on `head`."""
+    position, digest = head.position, head.digest
+    now = datetime.now(UTC)
+    answers = []
+    for pending in appends:
+        answer = []
+        for version, row in enumerate(pending.rows, pending.expected + 1):
+            position += 1
+            envelope = (position, pending.stream, version, row.tag, row.id, now, *_carried(row))
+            digest = chain(digest, envelope, row.state)
+            answer.append(Recorded(*envelope, row.state, digest))
+        answers.append(answer)
+    return Group(list(appends), answers, head, Head(head.epoch, position, digest))
+
+
+def _carried(row: Row) -> tuple[str | None, str | None, str, str | None]:
+    return row.correlation_id, row.causation_id, row.actor, row.traceparent
+
+
+def bases(appends: Sequence[Pending]) -> dict[str, int] | None:
+    """The version at which each stream has to be before the group; None if two of them exclude each other."""
+    starts: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for pending in appends:
+        if ends.get(pending.stream, pending.expected) != pending.expected:
+            return None
+        ends[pending.stream] = pending.expected + len(pending.rows)
+        if pending.expected:
+            starts.setdefault(pending.stream, pending.expected)
+    return starts
+
+
+async def survey(
+    connection: Connection, appends: Sequence[Pending]
+) -> tuple[Head, dict[str, int], dict[UUID, Recorded]]:
+    """Takes the head's lock; then the streams' versions, and the first events that are there already."""
+    async with connection.pipeline():
+        lock = await connection.execute(SQL["lock_head"], prepare=True, binary=True)
+        streams = {"streams": arrays.texts(list({pending.stream for pending in appends}))}
+        versions = await connection.execute(SQL["versions"], streams, prepare=True, binary=True)
+        found = connection.cursor(binary=True, row_factory=recorded_row)
+        await found.execute(
+            SQL["find"], {"ids": arrays.uuids([pending.rows[0].id for pending in appends])}, prepare=True
+        )
+    epoch, position, digest, _ = await one(lock)
+    return (
+        Head(epoch, position, digest),
+        dict(await versions.fetchall()),
+        {recorded.id: recorded for recorded in await found.fetchall()},
+    )
+
+
+async def insert(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
+    events = [recorded for answer in group.answers for recorded in answer]
+    cursor = await connection.execute(
+        SQL["append"],
+        {
+            "epoch": group.before.epoch,
+            "first": group.before.position + 1,
+            "previous": group.before.digest,
+            "last": group.after.position,
+            "digest": group.after.digest,
+            "bases": arrays.texts(list(starts)),
+            "expected": arrays.integers(list(starts.values())),
+            "recorded_at": events[0].recorded_at,
+            "stream": arrays.texts([event.stream for event in events]),
+            "version": arrays.integers([event.version for event in events]),
+            "type": arrays.texts([event.type for event in events]),
+            "id": arrays.uuids([event.id for event in events]),
+            "correlation_id": arrays.texts([event.correlation_id for event in events]),
+            "causation_id": arrays.texts([event.causation_id for event in events]),
+            "actor": arrays.texts([event.actor for event in events]),
+            "traceparent": arrays.texts([event.traceparent for event in events]),
+            "state": arrays.byteas([event.state for event in events]),
+            "digests": arrays.byteas([event.digest for event in events]),
+        },
+        prepare=True,
+        binary=True,
+    )
+    return cursor.rowcount == len(events)

@@ -1,0 +1,197 @@
+"""The ledger of one tenant: what has happened, in one order, for ever.
+
+*Order.* Every event has a position: 1, 2, 3, ... without a gap. Positions follow the order of commits: no reader ever
+sees p+1 before p. Within its stream an event also has a version: 1, 2, 3, ...
+
+*Isolation.* An append names the version its stream has to be at. All of its events are recorded, or none; of two
+appends at the same version one is recorded and the other raises WrongVersion. Appends that wait together are
+committed together, and one that conflicts fails alone. An event's id comes from the command's, so that a command
+that was recorded before raises AlreadyRecorded with its first answer, however long ago that was.
+
+*Failure.* `append` returns after the commit is durable. Postgres away: it waits, at most a minute, then raises
+LedgerUnavailable. A connection lost around a commit: the writer finds out what became of it before it answers. A caller
+that is cancelled: what was not sent yet is never written, what was sent is written as if the caller were still there;
+the same command again tells which. JetStream is a copy, refilled from here whenever it loses or contradicts anything.
+
+*Not promised.* Survival of anything that Postgres itself loses. The order of appends that wait at the same time.
+Delivery exactly once: `follow` yields each event once per call, and whoever starts again has to keep the position with
+what was done. Wall-clock order of `recorded_at`. That a superuser cannot change history: `verify` shows that one did.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
+
+import psycopg
+
+from ledger import arrays
+from ledger.append import Append
+from ledger.codec import event_id
+from ledger.errors import LedgerUnavailable
+from ledger.follow import AWAY_SECONDS, fill, listen
+from ledger.migrate import migrate
+from ledger.ports import Bus
+from ledger.postgres import Connection, Pool, connect, pool, refuse_unsafe
+from ledger.recorded import Recorded
+from ledger.relay import Relay
+from ledger.rows import CHUNK_EVENTS, Head, answer_from, head_of, select
+from ledger.sql import SQL
+from ledger.tail import Tail
+from ledger.verify import Verified, verify
+from ledger.writer import Writer
+
+T = TypeVar("T")
+
+END = 2**63 - 1
+READERS = 4
+
+
+class Ledger:
+    """Open it with `async with Ledger.open(dsn) as ledger`. `relay` is None without a bus."""
+
+    def __init__(self, dsn: str, tenant: str, readers: Pool, bus: Bus | None, replicas: int) -> None:
+        self.tenant = tenant
+        self._pool, self._bus = readers, bus
+        self._tail = Tail()
+        self._followed = asyncio.Event()
+        self._writer = Writer(lambda: connect(dsn, tenant), self._committed)
+        self.relay: Relay | None = None
+        if bus is not None:
+            self.relay = Relay(
+                bus, tenant, read=self.read, head=self._head_and_origin, next_epoch=self._raise_epoch, replicas=replicas
+            )
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, dsn: str, *, tenant: str = "main", bus: Bus | None = None, replicas: int = 1
+    ) -> AsyncIterator["Ledger"]:
+        """Migrates the tenant's schema, then appends, reads and relays until the block ends; takes no more then, and
+        ends what it has taken.
+
+        A fault of its own work cancels the block and raises an ExceptionGroup. UnsafeServer, MigrationError and
+        psycopg.OperationalError come before the block is entered.
+        """
+        connection = await connect(dsn, tenant)
+        async with connection:
+            await refuse_unsafe(connection)
+            await migrate(connection, tenant)
+        failure: Exception | None = None
+        async with pool(dsn, tenant, size=READERS) as readers, asyncio.TaskGroup() as group:
+            ledger = cls(dsn, tenant, readers, bus, replicas)
+            jobs = [ledger._writer.run(), ledger._feed()]
+            if ledger.relay is not None:
+                jobs.append(ledger.relay.run())
+            tasks = [group.create_task(job) for job in jobs]
+            try:
+                yield ledger
+            except Exception as error:  # noqa: BLE001 - carried around the group, which would wrap it; raised below
+                failure = error
+            finally:
+                await ledger._writer.close()
+                for task in tasks:
+                    task.cancel()
+        if failure is not None:
+            raise failure
+
+    async def append(self, append: Append) -> list[Recorded]:
+        """Records all events of the append, or none; answers with them as recorded, once that is durable.
+
+        WrongVersion, AlreadyRecorded: nothing was written. NotRecordable: it never can be. LedgerUnavailable: Postgres
+        was away for a minute, and the outcome may be unknown. LedgerClosed: nothing was written.
+        Waits while very many appends are under way.
+        """
+        return await self._writer.append(append)
+
+    async def read(self, after: int, limit: int = CHUNK_EVENTS, *, to: int | None = None) -> list[Recorded]:
+        """At most `limit` events after a position, up to and with `to`, in order."""
+        async with self._reading() as connection:
+            return await select(connection, "read", after=after, to=END if to is None else to, limit=limit)
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
+        """All events of a stream after a version, in order; none for a stream that does not exist."""
+        events: list[Recorded] = []
+        async with self._reading() as connection:
+            while True:
+                chunk = await select(connection, "read_stream", stream=stream, after=after_version, limit=CHUNK_EVENTS)
+                events += chunk
+                if len(chunk) < CHUNK_EVENTS:
+                    return events
+                after_version = chunk[-1].version
+
+    async def find(self, ids: Sequence[UUID]) -> list[Recorded]:
+        """The events of these ids that exist, in order."""
+        async with self._reading() as connection:
+            return await select(connection, "find", ids=arrays.uuids(ids))
+
+    async def find_command(self, command_id: UUID) -> list[Recorded]:
+        """The first answer to a command, whole and in order; none if it was never recorded."""
+        async with self._reading() as connection:
+            first = await select(connection, "find", ids=arrays.uuids([event_id(command_id, 0)]))
+            return await answer_from(connection, first[0]) if first else []
+
+    async def head(self) -> Head:
+        """Where the ledger stands."""
+        return (await self._head_and_origin())[0]
+
+    async def follow(self, after: int) -> AsyncIterator[list[Recorded]]:
+        """Every event after a position, each once and in order, in lists of at most 1,000, for ever.
+
+        A follower that is slow costs no memory: it reads Postgres until it is near the end again.
+        """
+        self._followed.set()
+        while True:
+            events = self._tail.since(after, CHUNK_EVENTS)
+            if events is None:
+                events = await _patiently(partial(self.read, after, CHUNK_EVENTS))
+            if not events:
+                await self._tail.grown(after)
+                continue
+            yield events
+            after = events[-1].position
+
+    async def verify(self, first: int = 1, last: int | None = None) -> Verified:
+        """Computes the digests of these positions again; BrokenChain names the first that is not as recorded."""
+        return await verify(self.read, await self.head(), first, last)
+
+    def _committed(self, events: list[Recorded]) -> None:
+        if events:
+            self._tail.wrote(events)
+            if self.relay is not None:
+                self.relay.offer(events)
+
+    async def _feed(self) -> None:
+        await self._followed.wait()
+        head = await _patiently(self.head)
+        self._tail.start(head.position, head.digest)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fill(self._tail, self.read))
+            if self._bus is not None and self.relay is not None:
+                group.create_task(listen(self._tail, self._bus, self.relay.stream))
+
+    async def _head_and_origin(self) -> tuple[Head, UUID]:
+        async with self._reading() as connection:
+            return await head_of(connection)
+
+    async def _raise_epoch(self, given_up: int, following: int) -> None:
+        async with self._reading() as connection:
+            await connection.execute(SQL["next_epoch"], {"given_up": given_up, "next": following})
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            raise LedgerUnavailable(f"Postgres does not answer: {error}") from error
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    while True:
+        try:
+            return await ask()
+        except LedgerUnavailable:
+            await asyncio.sleep(AWAY_SECONDS)

@@ -1,0 +1,232 @@
+"""Carries the ledger into JetStream: what lies between the stream's last sequence and the ledger's head.
+
+There is no cursor: the stream's own end is where to go on. Every batch says which sequence it expects to follow, so any
+number of relays may run at once; whoever is late is refused. A refusal, a timeout or a duplicate proves nothing about
+what the stream holds, so after each of them the relay goes and looks: it compares the stream's last message with the
+ledger's event at that position.
+
+- equal: go on behind it. A stream that lost its end is filled up again at the same sequences.
+- no stream: create it so that sequence = position, from the start of a bounded window.
+- contradiction (another event there, or more messages than the ledger has events): the ledger's epoch is raised, the
+  stream is given up, and one of the new epoch is filled. Postgres is the truth; this is logged, never silent.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+
+from ledger.announce import Announcement, announce
+from ledger.errors import LedgerUnavailable
+from ledger.ports import Bus
+from ledger.recorded import Recorded
+from ledger.rows import Head
+from ledger.stream import Refusal, create, delete, look, message, stream_config, stream_name, streams_of
+
+BATCH_EVENTS = 1_000
+BATCH_BYTES = 4 * 1024 * 1024
+POLL_SECONDS = 0.25
+GAP_SECONDS = 0.01
+AWAY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0)
+HANDED_EVENTS = 8_192
+WINDOW_EVENTS = 500_000
+"""A stream that is created anew begins so many events before the head; older ones are read from Postgres."""
+NO_ATOMIC = 10174
+
+log = structlog.get_logger(__name__)
+
+
+class Relay:
+    """`read(after, limit)` and `head()` ask Postgres; `next_epoch(given_up, next)` raises the ledger's epoch."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        tenant: str,
+        *,
+        read: Callable[[int, int], Awaitable[list[Recorded]]],
+        head: Callable[[], Awaitable[tuple[Head, UUID]]],
+        next_epoch: Callable[[int, int], Awaitable[None]],
+        replicas: int = 1,
+    ) -> None:
+        self._bus, self._tenant, self._replicas = bus, tenant, replicas
+        self._read, self._ledger_head, self._next_epoch = read, head, next_epoch
+        self._stream = ""
+        self._epoch = 0
+        self._atomic = True
+        self._handed: list[Recorded] = []
+        self._work = asyncio.Event()
+        self._advanced = asyncio.Event()
+        self.last = 0
+        """The last sequence known to be in the stream."""
+        self.head = 0
+        """The ledger's last position, as far as this relay knows."""
+
+    @property
+    def lag(self) -> int:
+        """Events that are recorded and not known to be in the stream."""
+        return max(0, self.head - self.last)
+
+    def offer(self, events: Sequence[Recorded]) -> None:
+        """This process has committed these: they need not be read again."""
+        contiguous = self._handed and self._handed[-1].position + 1 == events[0].position
+        if not contiguous or len(self._handed) > HANDED_EVENTS:
+            self._handed.clear()
+        self._handed += events
+        self.head = max(self.head, events[-1].position)
+        self._work.set()
+
+    async def published(self, position: int) -> None:
+        """Returns when the stream holds this position."""
+        while self.last < position:
+            await self._advanced.wait()
+
+    async def stream(self) -> str:
+        """The name of the stream of the present epoch."""
+        head, _ = await self._ledger_head()
+        return stream_name(self._tenant, head.epoch)
+
+    async def run(self) -> None:
+        """Publishes for ever; a bus or a Postgres that is away is waited for."""
+        failures = 0
+        while True:
+            try:
+                if not self._stream:
+                    await self._settle()
+                if self.last >= self.head:
+                    await self._wait()
+                elif not await self._publish(await self._next()):
+                    self._stream = ""
+                failures = 0
+            except (TimeoutError, ConnectionError, LedgerUnavailable, Refusal) as error:
+                self._stream = ""
+                if failures == 0:
+                    log.warning("ledger.relay.waits", tenant=self._tenant, position=self.last, error=str(error))
+                await asyncio.sleep(AWAY_SECONDS[min(failures, len(AWAY_SECONDS) - 1)])
+                failures += 1
+
+    async def _wait(self) -> None:
+        self._work.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._work.wait()
+                return
+        head, _ = await self._ledger_head()
+        if head.position > self.last or head.epoch != self._epoch:
+            # Others have recorded, and most likely published: what the stream holds is the question.
+            self.head = max(self.head, head.position)
+            self._stream = ""
+
+    async def _next(self) -> list[Recorded]:
+        """The events to publish next; from memory if this process has just committed them."""
+        handed = self._handed
+        if handed and handed[0].position > self.last + 1:
+            # Another process has committed what is missing and is about to publish it.
+            await asyncio.sleep(GAP_SECONDS)
+            await self._settle()
+        if handed and handed[0].position <= self.last + 1 <= handed[-1].position:
+            del handed[: self.last + 1 - handed[0].position]
+            return handed[:BATCH_EVENTS]
+        return await self._read(self.last, BATCH_EVENTS)
+
+    async def _publish(self, events: list[Recorded]) -> bool:
+        """Whether they are in the stream now, for certain."""
+        batch = self._announced(events)
+        if not batch:
+            self.head = self.last
+            return True
+        expected = self.last + len(batch)
+        subject, body, headers = batch[0]
+        batch[0] = subject, body, {**(headers or {}), "Nats-Expected-Stream": self._stream}
+        if self._atomic:
+            answer = await self._bus.store_batch(batch, expected_last=self.last)
+            if answer.get("error", {}).get("err_code") == NO_ATOMIC:
+                self._atomic = False
+        else:
+            answer = await self._publish_singly(batch)
+        if answer.get("seq") != expected or answer.get("stream") != self._stream or answer.get("duplicate"):
+            log.debug("ledger.relay.looks", tenant=self._tenant, position=self.last, answer=answer)
+            return False
+        self._advance(expected)
+        return True
+
+    async def _publish_singly(self, batch: list[Announcement]) -> dict[str, object]:
+        """For servers without atomic batches: one by one, each only right after the one before."""
+        answer: dict[str, object] = {}
+        for expected, (subject, body, headers) in enumerate(batch, self.last):
+            guard = {**(headers or {}), "Nats-Expected-Last-Sequence": str(expected)}
+            answer = await self._bus.store(subject, body, guard)
+            if answer.get("seq") != expected + 1:
+                break
+        return answer
+
+    def _announced(self, events: list[Recorded]) -> list[Announcement]:
+        batch: list[Announcement] = []
+        size, limit = 0, self._bus.max_payload
+        for recorded in events:
+            announcement = announce(recorded, self._tenant, self._epoch, limit)
+            size += len(announcement[1])
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(announcement)
+        return batch
+
+    def _advance(self, last: int) -> None:
+        self.last = last
+        handed = self._handed
+        if handed and handed[0].position <= last:
+            del handed[: last + 1 - handed[0].position]
+        self._advanced.set()
+        self._advanced = asyncio.Event()
+
+    async def _settle(self) -> None:
+        """Returns when the stream of the present epoch exists and its end was found equal to the ledger."""
+        while not await self._settled():
+            pass
+
+    async def _settled(self) -> bool:
+        # The order of these reads matters: a stream seen before the head was read cannot be of a later epoch, and a
+        # message seen before the head was read cannot be of a later position, unless they contradict the ledger.
+        streams = await streams_of(self._bus, self._tenant)
+        head, origin = await self._ledger_head()
+        config = stream_config(self._tenant, head.epoch, origin, self._replicas)
+        for name, epoch in streams.items():
+            if epoch > head.epoch:
+                return await self._give_up(head.epoch, epoch + 1, f"stream {name} is of a later epoch")
+            if epoch < head.epoch:
+                await look(self._bus, stream_config(self._tenant, epoch, origin, self._replicas))
+                log.warning("ledger.relay.deleted", tenant=self._tenant, stream=name, epoch=head.epoch)
+                await delete(self._bus, name)
+        state = await look(self._bus, config)
+        if state is None:
+            first = max(1, head.position - WINDOW_EVENTS + 1)
+            log.info("ledger.relay.created", tenant=self._tenant, stream=config["name"], first=first)
+            await create(self._bus, config, first)
+            return False
+        held = await message(self._bus, config["name"], state.last) if state.messages else None
+        now, _ = await self._ledger_head()
+        if now.epoch != head.epoch:
+            return False
+        if state.last > now.position:
+            why = f"it goes to {state.last}, the ledger to {now.position}"
+            return await self._give_up(head.epoch, head.epoch + 1, why)
+        if held is not None and not _same(held, (await self._read(state.last - 1, 1))[0]):
+            return await self._give_up(head.epoch, head.epoch + 1, f"sequence {state.last} holds another event")
+        self._stream, self._epoch, self._atomic = config["name"], head.epoch, state.atomic
+        self.head = max(self.head, now.position)
+        self._advance(state.last)
+        return True
+
+    async def _give_up(self, epoch: int, following: int, why: str) -> bool:
+        log.warning("ledger.relay.next_epoch", tenant=self._tenant, epoch=epoch, following=following, why=why)
+        await self._next_epoch(epoch, following)
+        return False
+
+
+def _same(held: Recorded | bytes, truth: Recorded) -> bool:
+    """An announcement without its state is told by id and digest."""
+    if isinstance(held, bytes):
+        return False
+    return held == truth if held.state else (held.id, held.digest) == (truth.id, truth.digest)

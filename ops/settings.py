@@ -1,0 +1,164 @@
+"""What an operator can set, in one frozen struct, read once: flag > environment > `cairn.toml` > default.
+
+`cairn.toml` lies in the working directory, or where CAIRN_CONFIG points. A path in it is relative to it; elsewhere, to
+the working directory. DATABASE_URL and NATS_URL have no prefix, every other variable is CAIRN_<NAME>; an empty variable
+is an unset one. A secret can be given as a file: <VARIABLE>_FILE. This is the one module that reads the environment.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import platformdirs
+
+SECRETS = ("database_url", "nats_url")
+TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+CONFIG_VARIABLE = "CAIRN_CONFIG"
+
+
+class SettingsInvalid(Exception):
+    """A setting has an unknown name or an impossible value; the message names it, its source, and the fix."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings. `origins` says for each where its value came from, in words."""
+
+    data_dir: Path
+    database_url: str | None = None  # None: the embedded Postgres
+    nats_url: str | None = None  # None: the embedded NATS
+    listen: str = "127.0.0.1:8700"
+    tenant: str = "main"
+    sandbox: Literal["auto", "docker", "bubblewrap", "process"] = "auto"
+    sandbox_image: str = "cairn-sandbox:latest"
+    lease_seconds: float = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    origins: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        _demand(
+            self.database_url is None or urlsplit(self.database_url).scheme in ("postgresql", "postgres"),
+            "database_url",
+            "must be postgresql://...",
+        )
+        _demand(
+            self.nats_url is None or urlsplit(self.nats_url).scheme in ("nats", "tls", "ws", "wss"),
+            "nats_url",
+            "must be nats://... or tls://...",
+        )
+        host, _, port = self.listen.rpartition(":")
+        _demand(bool(host) and port.isdigit() and int(port) < 65_536, "listen", "must be host:port, as 127.0.0.1:8700")
+        _demand(bool(TENANT.fullmatch(self.tenant)), "tenant", f"must match {TENANT.pattern}")
+        _demand(0 < self.lease_seconds <= 86_400, "lease_seconds", "must be between 0 and 86400 seconds")
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.shown().items())})"
+
+    def shown(self) -> dict[str, str]:
+        """Every setting as text a person may see: credentials are masked, None is 'embedded'."""
+        values = {name: getattr(self, name) for name in NAMES}
+        return {name: _masked(value) if name in SECRETS else str(value) for name, value in values.items()}
+
+
+NAMES = tuple(name for name in Settings.__struct_fields__ if name != "origins")
+VARIABLES = {name: name.upper() if name in SECRETS else f"CAIRN_{name.upper()}" for name in NAMES}
+
+
+def read(flags: Mapping[str, Any]) -> Settings:
+    """The settings of this process. `flags` by field name, None meaning not given. Raises `SettingsInvalid`."""
+    return load(flags, os.environ, Path.cwd())
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Settings:
+    """Settings from these sources only, `cwd` being an absolute path. Raises `SettingsInvalid`."""
+    values: dict[str, Any] = {"data_dir": _default_data_dir()}
+    origins = dict.fromkeys(NAMES, "default")
+    for layer in (_from_file(environ, cwd), _from_environment(environ, cwd), _from_flags(flags, cwd)):
+        for name, (value, origin) in layer.items():
+            values[name], origins[name] = value, origin
+    try:
+        return msgspec.convert(values | {"origins": origins}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        # A wrong type ends in "at `$.name`", a rule of ours begins with the name.
+        text, _, where = str(error).partition(" - at `$.")
+        name = where.rstrip("`") or text.partition(" ")[0]
+        shown = "" if name in SECRETS else f", not {values[name]!r}"
+        raise SettingsInvalid(f"{name} (from {origins[name]}): {text.removeprefix(f'{name} ')}{shown}") from error
+
+
+def _from_file(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
+    named = environ.get(CONFIG_VARIABLE)
+    file = cwd / (named or "cairn.toml")
+    if not named and not file.exists():
+        return {}
+    try:
+        content = tomllib.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsInvalid(f"{file} cannot be read: {error}") from error
+    for name in content:
+        _demand_known(name, NAMES, str(file))
+    return {name: (_absolute(name, value, file.parent), str(file)) for name, value in content.items()}
+
+
+def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
+    known = [*VARIABLES.values(), *(f"{VARIABLES[name]}_FILE" for name in SECRETS), CONFIG_VARIABLE]
+    for name in environ:
+        # Only what is nearly one of ours is refused: Kubernetes sets CAIRN_SERVICE_HOST, agents have CAIRN_TASK.
+        if name.startswith("CAIRN_") and name not in known and _nearest(name, known):
+            _demand_known(name, known, "the environment")
+    found: dict[str, tuple[Any, str]] = {}
+    for name, variable in VARIABLES.items():
+        if value := environ.get(variable):
+            found[name] = (_absolute(name, value, cwd), variable)
+        if name in SECRETS and (file := environ.get(f"{variable}_FILE")):
+            if name in found:
+                raise SettingsInvalid(f"{variable} and {variable}_FILE are both set: unset one")
+            try:
+                found[name] = ((cwd / file).read_text().strip(), f"{variable}_FILE")
+            except (OSError, ValueError) as error:
+                raise SettingsInvalid(f"{variable}_FILE cannot be read: {error}") from error
+    return found
+
+
+def _from_flags(flags: Mapping[str, Any], cwd: Path) -> dict[str, tuple[Any, str]]:
+    for name in flags:
+        _demand_known(name, NAMES, "the flags")
+    given = {name: value for name, value in flags.items() if value is not None}
+    return {name: (_absolute(name, value, cwd), f"--{name.replace('_', '-')}") for name, value in given.items()}
+
+
+def _default_data_dir() -> Path:
+    # Root's home is closed to the user that Postgres runs as.
+    return Path("/var/lib/cairn") if os.geteuid() == 0 else platformdirs.user_data_path("cairn", appauthor=False)
+
+
+def _absolute(name: str, value: Any, folder: Path) -> Any:
+    return folder / Path(value).expanduser() if name == "data_dir" and isinstance(value, (str, Path)) else value
+
+
+def _demand(holds: bool, name: str, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} {rule}")
+
+
+def _demand_known(name: str, known: tuple[str, ...] | list[str], where: str) -> None:
+    if name not in known:
+        nearest = _nearest(name, known)
+        hint = f"did you mean {nearest}?" if nearest else f"known are {', '.join(known)}"
+        raise SettingsInvalid(f"unknown setting {name} in {where}: {hint}")
+
+
+def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str | None:
+    # The common prefix says nothing about likeness.
+    bare = {variable.removeprefix("CAIRN_"): variable for variable in known}
+    found = difflib.get_close_matches(name.removeprefix("CAIRN_"), bare, n=1, cutoff=0.75)
+    return bare[found[0]] if found else None
+
+
+def _masked(url: str | None) -> str:
+    return re.sub(r"(?<=://)[^@/]+(?=@)|(?<=password=)[^&]+", "***", url) if url else "embedded"

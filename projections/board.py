@@ -1,0 +1,97 @@
+"""The board: workflows, their tasks, the attempts at them and what people were asked. `board.sql` has the tables.
+
+Rows that events touch are loaded, changed in memory and stored, each once a batch. Those of open tasks are kept for
+the next batch: nobody else changes them, or the projection's cursor would have moved and the board been told to forget.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ledger.postgres import Connection
+from ledger.recorded import Recorded
+from projections.board_fold import Changes
+from projections.board_rows import BoardAsk, BoardAttempt, BoardDetail, BoardTask, BoardWorkflow, Entry
+from projections.rows import load, store
+from projections.sql import statements
+from projections.waiting import waiting_on
+
+__all__ = ["Board", "BoardAsk", "BoardAttempt", "BoardDetail", "BoardTask", "BoardWorkflow", "workflow", "workflows"]
+
+KEPT_TASKS = 10_000
+STREAM = "workflow-"
+SQL = statements("board")
+
+_WORKFLOWS = msgspec.json.Decoder(list[BoardWorkflow])
+_ENTRIES = msgspec.json.Decoder(list[Entry])
+_DETAIL = msgspec.json.Decoder(BoardDetail)
+
+
+async def workflows(connection: Connection, limit: int = 50, before: int | None = None) -> list[BoardWorkflow]:
+    """The newest first; the next page is `before` the `first` of the last one."""
+    before = 2**63 - 1 if before is None else before
+    return await load(connection, _WORKFLOWS, SQL["workflows"], limit=limit, before=before) or []
+
+
+async def workflow(connection: Connection, name: str) -> BoardDetail | None:
+    """All of one workflow as of one moment, None if the board does not have it."""
+    detail = await load(connection, _DETAIL, SQL["workflow"], workflow=name)
+    if detail:
+        attempts = {(attempt.task, attempt.run): attempt for attempt in detail.attempts}
+        for task in detail.tasks:
+            task.waiting_on = waiting_on(task, detail.tasks, attempts.get((task.task, task.run or "")))
+    return detail
+
+
+class Board:
+    """The view. One instance belongs to one projection."""
+
+    name = "board"
+    version = 1
+    sql = SQL
+
+    def __init__(self) -> None:
+        self._workflows: dict[str, BoardWorkflow] = {}
+        self._entries: dict[tuple[str, str], Entry] = {}
+
+    def forget(self) -> None:
+        self._workflows.clear()
+        self._entries.clear()
+
+    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+        mine = [
+            (recorded.stream.removeprefix(STREAM), recorded) for recorded in batch if recorded.stream.startswith(STREAM)
+        ]
+        await self._load(connection, mine)
+        changes = Changes(self._workflows, self._entries)
+        for name, recorded in mine:
+            changes.fold(name, recorded)
+        await store(connection, SQL["store_workflows"], changes.workflows.values())
+        await store(connection, SQL["store_tasks"], [entry.task for entry in changes.entries.values()])
+        await store(connection, SQL["store_attempts"], changes.attempts.values())
+        await store(connection, SQL["store_asks"], changes.asks.values())
+        self._let_go(changes)
+
+    async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> None:
+        """Fetches the rows that these events will change, unless they are here or about to be made."""
+        started = {name for name, recorded in mine if recorded.version == 1}
+        names = {name for name, _ in mine} - self._workflows.keys() - started
+        touched = {(name, getattr(recorded.event, "task", None)) for name, recorded in mine if name not in started}
+        wanted = [(name, task) for name, task in touched - self._entries.keys() if task]
+        if names:
+            found = await load(connection, _WORKFLOWS, SQL["load_workflows"], workflows=list(names))
+            self._workflows |= {row.workflow: row for row in found or ()}
+        if wanted:
+            keys = {"workflows": [name for name, _ in wanted], "tasks": [task for _, task in wanted]}
+            entries = await load(connection, _ENTRIES, SQL["load_tasks"], **keys)
+            self._entries |= {(entry.task.workflow, entry.task.task): entry for entry in entries or ()}
+
+    def _let_go(self, changes: Changes) -> None:
+        for key, entry in changes.entries.items():
+            if entry.task.ended_at:
+                del self._entries[key]
+        for name, row in changes.workflows.items():
+            if row.ended_at:
+                del self._workflows[name]
+        if len(self._entries) > KEPT_TASKS:
+            self.forget()

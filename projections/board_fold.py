@@ -1,0 +1,226 @@
+"""How each event changes the board's rows."""
+
+from datetime import datetime
+
+import msgspec
+
+from domain.events import (
+    AskAnswered,
+    AskOpened,
+    AttemptFailed,
+    ReportRefused,
+    RetryScheduled,
+    TaskBranched,
+    TaskCancelled,
+    TaskCompleted,
+    TaskDispatched,
+    TaskFailed,
+    TaskReported,
+    TaskSkipped,
+    TaskStarted,
+    TaskVerified,
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowFailed,
+    WorkflowStarted,
+)
+from domain.outcome import Failure, Receipt, Result
+from domain.plan import Task
+from domain.state import TaskStatus
+from ledger.recorded import Recorded
+from projections.board_rows import BoardAsk, BoardAttempt, BoardTask, BoardWorkflow, Entry, Outcome
+
+SHOWN_CHARACTERS = 4_000
+"""The tail of an output that the board keeps; the events have all that was recorded."""
+
+
+class Changes:
+    """Folds events into the rows it is given, adds new ones to them, and knows which of them differ now."""
+
+    def __init__(self, workflows: dict[str, BoardWorkflow], entries: dict[tuple[str, str], Entry]) -> None:
+        self._workflows, self._entries = workflows, entries
+        self.workflows: dict[str, BoardWorkflow] = {}
+        self.entries: dict[tuple[str, str], Entry] = {}
+        self.attempts: dict[tuple[str, str, str], BoardAttempt] = {}
+        self.asks: dict[tuple[str, str], BoardAsk] = {}
+
+    def fold(self, workflow: str, recorded: Recorded) -> None:
+        """LookupError for an event about what was never begun: the rows or the ledger are not what they should be."""
+        event, position, at = recorded.event, recorded.position, recorded.recorded_at
+        if isinstance(event, WorkflowStarted):
+            self._start(event, position, at)
+            return
+        board = self._board(workflow, position)
+        match event:
+            case TaskDispatched(task=name, run=run):
+                entry = self._entry(board, name)
+                task = entry.task
+                if task.run not in (None, run):
+                    self._end(entry, task.run, at, "unclaimed")
+                task.status = "dispatched" if event.purpose == "work" else "verifying"
+                task.attempt, task.run, task.retry_due = event.attempt, run, None
+                self._offer(entry, event, position, at)
+            case TaskStarted(task=name, run=run, agent=agent):
+                entry = self._entry(board, name)
+                attempt = self._attempt(entry, run)
+                if attempt is None:
+                    raise LookupError(f"workflow {workflow}: run {run} was never dispatched")
+                attempt.agent, attempt.started_at, attempt.timeout_at = agent, at, event.timeout_at
+                if attempt.purpose == "work":
+                    entry.task.status, entry.task.agent = "running", agent
+                entry.task.started_at = entry.task.started_at or at
+            case TaskReported(task=name, run=run, agent=agent, result=result):
+                entry = self._entry(board, name)
+                self._end(entry, run, at, "reported")
+                _judge(entry.task, agent, result)
+            case TaskVerified(task=name, run=run, passed=passed, receipts=receipts):
+                entry = self._entry(board, name)
+                self._end(entry, run, at, "passed" if passed else "failed")
+                entry.task.receipts, entry.task.run = tuple(map(_short_receipt, receipts)), None
+            case TaskCompleted(task=name, run=run, agent=agent, result=result):
+                entry = self._entry(board, name)
+                self._end(entry, run, at, "completed")
+                _judge(entry.task, agent, result)
+                self._close(board, entry, at, "completed")
+                board.completed += not entry.task.depth
+            case AttemptFailed(task=name, run=run, failure=failure):
+                entry = self._entry(board, name)
+                entry.task.failure, entry.task.run = _short_failure(failure), None
+                self._end(entry, run, at, "failed", entry.task.failure)
+            case RetryScheduled(task=name, due=due):
+                task = self._entry(board, name).task
+                task.status, task.retry_due = "retrying", due
+            case TaskBranched(task=name, branch=branch, depth=depth):
+                parent = self._entry(board, name).task
+                parent.status = "branched"
+                board.branches += 1
+                self._create(board, branch, position, parent.ordinal, depth)
+            case TaskFailed(task=name, failure=failure):
+                entry = self._entry(board, name)
+                entry.task.failure = _short_failure(failure)
+                self._close(board, entry, at, "failed")
+                board.failed += not entry.task.depth
+            case TaskSkipped(task=name):
+                self._close(board, self._entry(board, name), at, "skipped")
+            case TaskCancelled(task=name):
+                self._close(board, self._entry(board, name), at, "cancelled")
+            case AskOpened(task=name, ask=ask):
+                entry = self._entry(board, name)
+                entry.task.status, entry.task.ask = "waiting", ask
+                entry.ask = self.asks[workflow, ask] = BoardAsk(
+                    workflow, ask, name, event.kind, event.shown, event.content, opened_at=at
+                )
+                board.asks += 1
+            case AskAnswered(task=name, ask=ask):
+                entry = self._entry(board, name)
+                if entry.ask is None or entry.ask.ask != ask:
+                    raise LookupError(f"workflow {workflow}: ask {ask} is not the one that task {name} waits for")
+                answered = entry.ask
+                self._close_ask(board, entry)
+                answered.answered_at, answered.approved = at, event.approved
+                answered.answered_by, answered.because = event.by, event.because
+            case WorkflowCompleted():
+                board.status, board.ended_at = "completed", at
+            case WorkflowFailed(reason=reason):
+                board.status, board.ended_at, board.reason = "failed", at, reason
+            case WorkflowCancelled(by=by, reason=reason):
+                board.status, board.ended_at = "cancelled", at
+                board.reason = f"by {by}: {reason}" if reason else f"by {by}"
+            case ReportRefused():
+                pass
+            case _:
+                raise LookupError(f"the board does not know what a {recorded.type} means")
+        if board.ended_at is None:
+            board.status = "waiting" if board.asks else "running"
+
+    def _board(self, workflow: str, position: int) -> BoardWorkflow:
+        board = self._workflows.get(workflow)
+        if board is None:
+            raise LookupError(f"workflow {workflow} was never started")
+        board.last = position
+        self.workflows[workflow] = board
+        return board
+
+    def _entry(self, board: BoardWorkflow, name: str) -> Entry:
+        key = (board.workflow, name)
+        entry = self._entries.get(key)
+        if entry is None:
+            raise LookupError(f"workflow {board.workflow} has no task {name}")
+        entry.task.updated = board.last
+        self.entries[key] = entry
+        return entry
+
+    def _start(self, event: WorkflowStarted, position: int, at: datetime) -> None:
+        plan = event.plan
+        board = BoardWorkflow(
+            event.workflow, plan.title, plan.objective, "running", len(plan.tasks), event.repository, event.base,
+            event.lease_seconds, started_at=at, first=position, last=position,
+        )  # fmt: skip
+        self._workflows[board.workflow] = self.workflows[board.workflow] = board
+        for ordinal, spec in enumerate(plan.tasks):
+            self._create(board, spec, position, ordinal, 0)
+
+    def _create(self, board: BoardWorkflow, spec: Task, position: int, ordinal: int, depth: int) -> None:
+        task = BoardTask(
+            board.workflow, spec.id, spec.title, spec.agent_role, spec.dependencies, spec.parent_id, depth,
+            spec.branch_reason, spec.priority, ordinal, created=position, updated=position,
+        )  # fmt: skip
+        key = (board.workflow, spec.id)
+        self._entries[key] = self.entries[key] = Entry(task)
+
+    def _offer(self, entry: Entry, event: TaskDispatched, position: int, at: datetime) -> None:
+        attempt = self._attempt(entry, event.run)
+        if attempt is None:
+            attempt = BoardAttempt(
+                entry.task.workflow, event.task, event.run, event.attempt, event.purpose, event.role, at, position
+            )
+            entry.attempts.append(attempt)
+            self.attempts[attempt.workflow, attempt.task, attempt.run] = attempt
+        attempt.dispatched_at, attempt.dispatched = at, position
+
+    def _attempt(self, entry: Entry, run: str) -> BoardAttempt | None:
+        for attempt in reversed(entry.attempts):
+            if attempt.run == run:
+                self.attempts[attempt.workflow, attempt.task, run] = attempt
+                return attempt
+        return None
+
+    def _end(
+        self, entry: Entry, run: str | None, at: datetime, outcome: Outcome, failure: Failure | None = None
+    ) -> None:
+        """Ends a run if there is one: work that a branch has done for its parent was no run of the parent."""
+        if run and (attempt := self._attempt(entry, run)):
+            attempt.outcome, attempt.failure = outcome, failure
+            attempt.ended_at = attempt.ended_at or at
+
+    def _close(self, board: BoardWorkflow, entry: Entry, at: datetime, status: TaskStatus) -> None:
+        task = entry.task
+        self._end(entry, task.run, at, "cancelled")
+        if entry.ask and entry.ask.open:
+            self._close_ask(board, entry)
+        task.status, task.run, task.ended_at, task.retry_due = status, None, at, None
+
+    def _close_ask(self, board: BoardWorkflow, entry: Entry) -> None:
+        ask = entry.ask
+        assert ask is not None
+        ask.open = False
+        self.asks[ask.workflow, ask.ask] = ask
+        entry.ask = entry.task.ask = None
+        board.asks -= 1
+
+
+def _judge(task: BoardTask, agent: str, result: Result) -> None:
+    task.agent, task.run = agent, None
+    task.summary, task.commit, task.files = result.summary, result.commit, result.files
+
+
+def _short_failure(failure: Failure) -> Failure:
+    if len(failure.detail) <= SHOWN_CHARACTERS:
+        return failure
+    return msgspec.structs.replace(failure, detail=failure.detail[-SHOWN_CHARACTERS:])
+
+
+def _short_receipt(receipt: Receipt) -> Receipt:
+    if len(receipt.output) <= SHOWN_CHARACTERS:
+        return receipt
+    return msgspec.structs.replace(receipt, output=receipt.output[-SHOWN_CHARACTERS:])

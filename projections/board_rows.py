@@ -1,0 +1,120 @@
+"""The rows of the board's tables, named and typed as in `board.sql`."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from domain.events import AskKind, Purpose
+from domain.outcome import Failure, Receipt
+from domain.state import TaskStatus
+
+WorkflowStatus = Literal["running", "waiting", "completed", "failed", "cancelled"]
+Outcome = Literal["reported", "completed", "passed", "failed", "cancelled", "unclaimed"]
+
+
+class BoardWorkflow(msgspec.Struct):
+    """`tasks`, `completed` and `failed` count the plan's tasks, `asks` the open ones; `first`, `last` are positions."""
+
+    workflow: str
+    title: str
+    objective: str
+    status: WorkflowStatus
+    tasks: int
+    repository: str | None
+    base: str | None
+    lease_seconds: float
+    started_at: datetime
+    first: int
+    last: int
+    completed: int = 0
+    failed: int = 0
+    branches: int = 0
+    asks: int = 0
+    ended_at: datetime | None = None
+    reason: str | None = None
+
+
+class BoardTask(msgspec.Struct):
+    """`retry_due` is in seconds since the epoch; `waiting_on` one sentence: what an open task
+    that a query returned waits for."""
+
+    workflow: str
+    task: str
+    title: str
+    role: str
+    dependencies: tuple[str, ...]
+    parent: str | None
+    depth: int
+    branch_reason: str | None
+    priority: int
+    ordinal: int
+    created: int
+    updated: int
+    status: TaskStatus = "pending"
+    attempt: int = 0
+    agent: str | None = None
+    run: str | None = None
+    ask: str | None = None
+    summary: str = ""
+    commit: str | None = None
+    files: tuple[str, ...] = ()
+    failure: Failure | None = None
+    receipts: tuple[Receipt, ...] = ()
+    retry_due: float | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    waiting_on: str | None = None
+
+
+class BoardAttempt(msgspec.Struct):
+    """One run. `outcome`: reported (not proven yet), completed, passed, failed, cancelled, unclaimed; None: open."""
+
+    workflow: str
+    task: str
+    run: str
+    attempt: int
+    purpose: Purpose
+    role: str
+    dispatched_at: datetime
+    dispatched: int
+    agent: str | None = None
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    timeout_at: float | None = None
+
+
+class BoardAsk(msgspec.Struct):
+    """`shown` is the sha256 of `content`. Closed without an answer (`open` false, `answered_at` None): cancelled."""
+
+    workflow: str
+    ask: str
+    task: str
+    kind: AskKind
+    shown: str
+    content: dict[str, Any]
+    opened_at: datetime
+    open: bool = True
+    answered_at: datetime | None = None
+    approved: bool | None = None
+    answered_by: str | None = None
+    because: str | None = None
+
+
+class BoardDetail(msgspec.Struct):
+    """One workflow whole: tasks in the plan's order, each followed by its branches; attempts and asks by age."""
+
+    workflow: BoardWorkflow
+    tasks: list[BoardTask]
+    attempts: list[BoardAttempt]
+    asks: list[BoardAsk]
+
+
+class Entry(msgspec.Struct):
+    """A task with what its events may change."""
+
+    task: BoardTask
+    attempts: list[BoardAttempt] = []
+    ask: BoardAsk | None = None

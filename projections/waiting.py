@@ -1,0 +1,42 @@
+"""What a task waits for, in one sentence. An open task waits on exactly one thing, and that thing will come."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from domain.state import CLOSED
+from projections.board_rows import BoardAttempt, BoardTask
+
+
+def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttempt | None) -> str | None:
+    """`tasks` are all of the workflow, `attempt` is the one that `task.run` names. None for a task that is closed.
+
+    Between two events of one decision a task can stand where nothing has been settled yet; it says so.
+    """
+    unsettled = f"the events that follow position {task.updated}"
+    match task.status:
+        case "pending":
+            open_ones = {other.task for other in tasks if other.status != "completed"}
+            missing = [need for need in task.dependencies if need in open_ones]
+            return f"dependency {', '.join(missing)}" if missing else unsettled
+        case "dispatched":
+            return f"an agent of role {task.role}"
+        case "running":
+            return f"lease of {_holder(attempt)}" if attempt else unsettled
+        case "verifying" if attempt:
+            return f"tests by {_holder(attempt) if attempt.agent else attempt.role}"
+        case "retrying" if task.retry_due is not None:
+            return f"retry at {_clock(task.retry_due)}"
+        case "branched":
+            branch = [other.task for other in tasks if other.parent == task.task and other.status not in CLOSED]
+            return f"branch {', '.join(branch)}" if branch else unsettled
+        case "waiting" if task.ask:
+            return f"a person: {task.ask}"
+    return None if task.status in CLOSED else unsettled
+
+
+def _holder(attempt: BoardAttempt) -> str:
+    return f"{attempt.agent} until {_clock(attempt.timeout_at)} at the latest"
+
+
+def _clock(seconds: float | None) -> str:
+    return f"{datetime.fromtimestamp(seconds or 0, UTC):%Y-%m-%dT%H:%M:%SZ}"

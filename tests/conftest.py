@@ -1,0 +1,68 @@
+"""Real servers for every test: one Postgres and one NATS per session, a fresh tenant per test."""
+
+import asyncio
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.embedded import Embedded
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A fresh data directory that root's Postgres user can reach too (pytest's own `tmp_path` is closed to it)."""
+    folder = _open_folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def small_disk(data_dir: Path) -> Iterator[Path]:
+    """A disk of 260 MiB of its own."""
+    disk = data_dir / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a Postgres that lives as long as the test session."""
+    yield from (servers.database_url for servers in _running(nats_url="nats://unused"))
+
+
+@pytest.fixture(scope="session")
+def nats_url() -> Iterator[str]:
+    """The URL of a NATS with JetStream that lives as long as the test session."""
+    yield from (servers.nats_url for servers in _running(database_url="postgresql://unused"))
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A name nothing has been stored under yet."""
+    return f"t{secrets.token_hex(4)}"
+
+
+def _running(*, database_url: str | None = None, nats_url: str | None = None) -> Iterator[Embedded]:
+    folder = _open_folder()
+    servers = Embedded(folder, database_url=database_url, nats_url=nats_url)
+    try:
+        asyncio.run(servers.start())
+        yield servers
+    finally:
+        asyncio.run(servers.stop())
+        shutil.rmtree(folder)
+
+
+def _open_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="cairn-test-"))
+    folder.chmod(0o711)
+    return folder

@@ -1,0 +1,289 @@
+"""Whatever happens, in whatever order: random plans under random, stale and hostile commands, then agents that persist.
+
+Every decision is watched by a `Witness` that keeps its own books of the events and compares them with the state.
+"""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spec import NOW, start
+
+from domain.commands import (
+    Answer,
+    Cancel,
+    ExpireLease,
+    ExpireRun,
+    Redispatch,
+    Report,
+    ReportCompleted,
+    ReportFailed,
+    ReportStarted,
+    ReportVerified,
+    Retry,
+    StartWorkflow,
+    WorkflowCommand,
+)
+from domain.errors import Refused
+from domain.events import (
+    AskAnswered,
+    AskOpened,
+    AttemptFailed,
+    ReportRefused,
+    RetryScheduled,
+    TaskDispatched,
+    TaskReported,
+    TaskVerified,
+    WorkflowEvent,
+)
+from domain.failures import FAILURE_TYPES
+from domain.outcome import Failure, Receipt, Result
+from domain.plan import AcceptanceCriteria, Task, Test
+from domain.state import CLOSED, TRANSITIONS, TaskState, Workflow, evolve, replay
+from domain.workflow import decide
+
+ROOT = Path(__file__).parents[2]
+WELL = 1
+MOST_STEPS = 3_000
+"""Far more than the longest history a plan of five tasks can have: beyond it, it does not end."""
+
+Move = tuple[str, int, int]
+MOVES = st.tuples(
+    st.sampled_from(
+        ["start", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry", "answer"] * 4
+        + ["cancel"]
+    ),
+    st.integers(0, 9),  # which of the tasks or asks
+    st.integers(0, 9),  # up to 5 as honest agents do; 6 another agent, 7 another run, 8 an old token, 9 a false name
+)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> StartWorkflow:
+    names = [f"t{n}" for n in range(draw(st.integers(1, 5)))]
+    few = st.integers(0, 2)
+    tasks = [
+        Task(
+            name,
+            dependencies=tuple(draw(st.lists(st.sampled_from(names[:n]), max_size=3))) if n else (),
+            acceptance_criteria=AcceptanceCriteria(tuple(Test(f"test {i}") for i in range(draw(few)))),
+            max_attempts=draw(few) + 1,
+            failure_routing=dict.fromkeys(draw(st.sets(st.sampled_from(FAILURE_TYPES))), "debugger"),
+            max_debug_attempts=draw(few),
+            max_branch_depth=draw(few),
+            approval=tuple(draw(st.sets(st.sampled_from(["before_dispatch", "before_completion"])))),
+            priority=draw(few),
+        )
+        for n, name in enumerate(names)
+    ]
+    return start(*draw(st.permutations(tasks)), base=draw(st.sampled_from([None, "c0"])))
+
+
+class Witness:
+    """Folds events into the state one by one and holds every promise against them."""
+
+    def __init__(self) -> None:
+        self.state = Workflow()
+        self.commands: list[WorkflowCommand] = []
+        self.events: list[WorkflowEvent] = []
+        self.tokens: dict[str, int] = {}
+        self.last_token = 0
+        self.timers: dict[str, int] = {}
+        self.asks: dict[str, str] = {}
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+
+    def see(self, command: WorkflowCommand) -> list[WorkflowEvent]:
+        before = msgspec.json.encode(self.state)
+        self.commands.append(command)
+        try:
+            events = decide(self.state, command)
+        except Refused:
+            events = []
+        assert msgspec.json.encode(self.state) == before, "decide changed the state"
+        self._outcome_is_fenced(command, events)
+        for event in events:
+            self._fold(event)
+        self.events += events
+        self._books_agree()
+        return events
+
+    def _outcome_is_fenced(self, command: WorkflowCommand, events: list[WorkflowEvent]) -> None:
+        """Only the last token given out for a task is believed, and each run has one outcome."""
+        ends_a_run = isinstance(command, ReportCompleted | ReportFailed | ReportVerified | ExpireLease | ExpireRun)
+        if not ends_a_run or not events or isinstance(events[0], ReportRefused):
+            return
+        assert command.token == self.tokens[command.task]
+        run = self.state.tasks[command.task].run
+        assert run is not None
+        self.outcomes[command.task, run.id] += 1
+        assert self.outcomes[command.task, run.id] == 1
+
+    def _fold(self, event: WorkflowEvent) -> None:
+        before = {name: task.status for name, task in self.state.tasks.items()}
+        if isinstance(event, TaskDispatched):
+            assert event.token > self.last_token
+            self.last_token = self.tokens[event.task] = event.token
+            self.timers.pop(event.task, None)
+            assert all(before[need] == "completed" for need in self.state.tasks[event.task].spec.dependencies)
+        assert evolve(self.state, event) is self.state
+        match event:
+            case RetryScheduled(task=name, attempt=attempt, due=due):
+                self.timers[name] = attempt
+                assert due >= NOW
+            case AskOpened(ask=ask, task=name):
+                self.asks[ask] = name
+            case AskAnswered(ask=ask):
+                del self.asks[ask]
+        for name, task in self.state.tasks.items():
+            was = before.get(name, "pending")
+            changed = was != task.status or (isinstance(event, TaskDispatched) and event.task == name)
+            assert not changed or task.status in TRANSITIONS[was], f"{name}: {was} -> {task.status} by {event}"
+
+    def _books_agree(self) -> None:
+        tasks = self.state.tasks
+        unfinished = [task for task in tasks.values() if task.status not in CLOSED]
+        assert self.state.open == len(unfinished)
+        for task in unfinished:
+            assert len(self.waits_on(task)) == 1, f"{task.spec.id} is {task.status}, waits on {self.waits_on(task)}"
+        planned = {task.status for task in tasks.values() if not task.depth}
+        good = not planned & {"failed", "skipped", "cancelled"}
+        expected = "unknown" if not tasks else "running" if unfinished else "completed" if good else "failed"
+        assert self.state.status == ("cancelled" if "cancelled" in planned else expected)
+
+    def waits_on(self, task: TaskState) -> list[str]:
+        name = task.spec.id
+        waits = [f"dependency {need}" for need in task.spec.dependencies if self.state.tasks[need].status not in CLOSED]
+        return [
+            *waits[:1],
+            *(["run"] if task.run else []),
+            *(["timer"] if name in self.timers else []),
+            *(f"ask {ask}" for ask, asker in self.asks.items() if asker == name),
+            *(f"branch {it.spec.id}" for it in self.state.tasks.values()
+              if it.depth and it.spec.parent_id == name and it.status not in CLOSED),
+        ]  # fmt: skip
+
+
+def told(state: Workflow, move: Move) -> WorkflowCommand:
+    """The command a move stands for, in this state."""
+    kind, which, how = move
+    if kind == "start":
+        return start(Task("again"))
+    if kind == "cancel":
+        return Cancel(now=NOW, by="pat")
+    if kind == "answer":
+        asks = [*state.asks.items(), ("ask-99", None)]
+        name, ask = asks[which % len(asks)]
+        shown = ask.shown if ask and how != 9 else "f" * 64
+        return Answer(now=NOW, ask=name, shown=shown, approved=how % 3 > 0, by="pat")
+    likely = [task for task in state.tasks.values() if (task.status == "retrying" if kind == "retry" else task.run)]
+    tasks = likely or [*state.tasks.values()]
+    task = tasks[which % len(tasks)]
+    name, run = ("ghost", None) if how == 9 else (task.spec.id, task.run)
+    token = (run.token if run else state.tokens) - (how == 8)
+    if kind == "retry":
+        return Retry(now=NOW, task=name, attempt=task.attempt + (0 if how == 8 else 1))
+    if kind in DEADLINES:
+        return DEADLINES[kind](now=NOW, task=name, token=token)
+    who = {"task": name, "token": token, "run": "t0/9" if how == 7 or not run else run.id}
+    return outcome(task, kind, how, **who, agent="mallory" if how == 6 else "ann")
+
+
+DEADLINES: dict[str, type[Redispatch | ExpireLease | ExpireRun]] = {
+    "offer": Redispatch, "lease": ExpireLease, "timeout": ExpireRun,
+}  # fmt: skip
+
+
+def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
+    if kind == "started":
+        return ReportStarted(now=NOW, **who)
+    if kind == "completed":
+        return ReportCompleted(now=NOW, result=Result("done", None if how % 3 == 0 else f"c{who['token']}"), **who)
+    if kind == "failed":
+        return ReportFailed(now=NOW, failure=Failure(FAILURE_TYPES[how % len(FAILURE_TYPES)], "it broke"), **who)
+    commit = task.result.commit if task.result and how != 5 else "another"
+    codes = [0, 0, 1, None, 127, 0][how % 6]
+    tests = task.spec.acceptance_criteria.tests
+    return ReportVerified(
+        now=NOW, receipts=tuple(Receipt(it.cmd, codes, False, 1.0, "process", commit, 0, "0") for it in tests), **who
+    )
+
+
+def persist(witness: Witness, fate: list[int]) -> None:
+    """Somebody always takes the next thing that is open, and always answers: well or badly as `fate` has it."""
+    for step in range(MOST_STEPS):
+        if witness.state.status != "running":
+            return
+        how = fate[step % len(fate)]
+        open_tasks = [task for task in witness.state.tasks.values() if task.status not in CLOSED]
+        task = next(it for it in open_tasks if not witness.waits_on(it)[0].startswith(("dependency", "branch")))
+        if task.run:
+            kind = "verified" if task.run.purpose == "verify" else "completed"
+            who = {"task": task.spec.id, "run": task.run.id, "token": task.run.token, "agent": task.run.agent or "ann"}
+            command: WorkflowCommand = outcome(task, "failed" if how > 9 else kind, how, **who)
+        elif task.ask:
+            shown = witness.state.asks[task.ask].shown
+            command = Answer(now=NOW, ask=task.ask, shown=shown, approved=how % 4 > 0, by="pat")
+        else:
+            command = Retry(now=NOW, task=task.spec.id, attempt=task.attempt + 1)
+        assert witness.see(command), f"{command} led to nothing"
+    raise AssertionError(f"still running after {MOST_STEPS} steps")
+
+
+FATES = st.lists(st.integers(0, 22), min_size=1, max_size=8)
+
+
+@settings(max_examples=300, deadline=None)
+@given(plan=plans(), moves=st.lists(MOVES, max_size=30), fate=FATES)
+def test_every_history_keeps_the_promises_and_comes_to_an_end(
+    plan: StartWorkflow, moves: list[Move], fate: list[int]
+) -> None:
+    witness = Witness()
+    witness.see(plan)
+    for move in moves:
+        witness.see(told(witness.state, move))
+    persist(witness, fate)
+    assert witness.state.open == 0
+    assert all(task.status in CLOSED for task in witness.state.tasks.values())
+
+    stored = msgspec.json.decode(msgspec.json.encode(witness.events), type=list[WorkflowEvent])
+    assert replay(stored) == witness.state, "what was stored folds to something else"
+    again = Witness()
+    for command in witness.commands:
+        again.see(command)
+    assert again.events == witness.events
+
+    ends = [(type(it), it.run) for it in stored if isinstance(it, TaskReported | TaskVerified | AttemptFailed)]
+    assert len(ends) == len(set(ends)), "a run ended twice"
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans())
+def test_where_everybody_does_well_every_plan_completes(plan: StartWorkflow) -> None:
+    witness = Witness()
+    witness.see(plan)
+    persist(witness, [WELL])
+    assert witness.state.status == "completed"
+    assert not any(isinstance(event, AttemptFailed) for event in witness.events)
+
+
+SCRIPT = """
+import msgspec, sys
+sys.path.insert(0, "tests")
+from spec import Task, completed, failed, given, start
+needs = tuple(f"need{n}" for n in range(20))
+story = given(start(*map(Task, needs), Task("last", dependencies=needs)), failed("need0/1", 1), completed("need1/1", 2))
+print(msgspec.json.encode(story.state).decode())
+"""
+
+
+def test_another_process_computes_the_very_same_state() -> None:
+    def computed(seed: str) -> str:
+        command, env = [sys.executable, "-c", SCRIPT], {"PYTHONHASHSEED": seed}
+        return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert computed("1") == computed("2")
