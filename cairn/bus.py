@@ -13,10 +13,9 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -26,7 +25,12 @@ Callback = Callable[["Message"], Awaitable[None]]
 
 PING_SECONDS = 5
 CONNECT_SECONDS = 10.0
+RECONNECT_SECONDS: Any = 0.1  # the client's annotation says int
 WATCH_SECONDS = 1.0
+PENDING_BYTES = 8 * 1024 * 1024
+"""What may wait to be written; beyond it a sender waits for the socket."""
+FEW = 12
+"""Messages up to which storing them one by one takes no longer than an atomic batch (measured: 0.3 ms each, 5 ms)."""
 GONE = {10059, 10014}
 """JetStream's error codes for "stream not found" and "consumer not found"."""
 
@@ -58,12 +62,42 @@ class Message:
         return int(tokens[at]) if self.reply.startswith("$JS.ACK.") else 0
 
 
+class _Client(Client):
+    """nats-py with shorter ways to send a message and to read its headers, which took half of a message's time."""
+
+    async def send(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+        if not self.is_connected:
+            raise ConnectionError("NATS is away")
+        if len(data) > self._max_payload:
+            raise ValueError(f"{len(data)} bytes for {subject}: this NATS takes {self._max_payload} in a message")
+        if " " in subject or "\r" in subject or "\n" in subject:
+            raise ValueError(f"{subject!r} is no subject")
+        if headers:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+            if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+                raise ValueError(f"a header of a message to {subject} has more than one line")
+            block = f"NATS/1.0\r\n{lines}\r\n".encode()
+            size = f"{len(block)} {len(block) + len(data)}\r\n"
+            command = b"".join((f"HPUB {subject} {reply} {size}".encode(), block, data, b"\r\n"))
+        else:
+            command = b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if self._flush_queue is None or self._flush_queue.empty():
+            await self._flush_pending(force_flush=self._pending_data_size > PENDING_BYTES)
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> Headers:
+        lines = (line.partition(":") for line in raw.decode(errors="replace").split("\r\n"))
+        return {name.strip(): value.strip() for name, colon, value in lines if colon}
+
+
 class Bus:
     """A connection to NATS that outlives the server it speaks to. Open it with `async with Bus.connect(url)`."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url, self._name = url, name
-        self._nc = Client()
+        self._nc = _Client()
         self._inbox = f"_INBOX.{uuid4().hex}"
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._subscriptions: dict[int, tuple[str, Callback]] = {}
@@ -95,12 +129,8 @@ class Bus:
         return int(self._nc.max_payload)
 
     async def publish(self, subject: str, data: bytes, headers: Headers | None = None, *, reply: str = "") -> None:
-        try:
-            await self._nc.publish(subject, data, reply=reply, headers=headers)
-        except nats.errors.MaxPayloadError:
-            raise ValueError(f"{len(data)} bytes for {subject}: this NATS takes {self.max_payload} a message") from None
-        except (nats.errors.Error, OSError) as error:
-            raise ConnectionError(f"NATS is away: {error!r}") from error
+        """ValueError for what can never be sent; ConnectionError, with nothing sent, while NATS is away."""
+        await self._nc.send(subject, reply, data, headers)
 
     async def request(
         self, subject: str, data: bytes = b"", headers: Headers | None = None, *, timeout: float = 5.0
@@ -129,19 +159,39 @@ class Bus:
     async def store_batch(
         self, messages: Sequence[tuple[str, bytes, Headers | None]], *, expected_last: int | None = None
     ) -> dict[str, Any]:
-        """Stores all or none of at most 1,000 messages, the first one right after sequence `expected_last`."""
-        guard = {} if expected_last is None else {"Nats-Expected-Last-Sequence": str(expected_last)}
+        """Stores at most 1,000 messages in their order, the first one right after sequence `expected_last`.
+
+        Answers with the last acknowledgement, or with the first refusal: then all, or all from some point on, are not
+        stored. Many go as one atomic batch, which costs the server some milliseconds to open; few go one by one
+        without waiting for each other, each behind the sequence of the one before.
+        """
+        if len(messages) > FEW:
+            return await self._store_atomic(messages, expected_last)
+        answers = await asyncio.gather(
+            *(
+                self.store(subject, data, {**(headers or {}), **_behind(expected_last, number)})
+                for number, (subject, data, headers) in enumerate(messages)
+            ),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            if "error" in answer:
+                return answer
+        return cast("dict[str, Any]", answers[-1])
+
+    async def _store_atomic(
+        self, messages: Sequence[tuple[str, bytes, Headers | None]], expected_last: int | None
+    ) -> dict[str, Any]:
         *most, (subject, data, headers) = messages
-        if not most:
-            return await self.store(subject, data, {**(headers or {}), **guard})
-        batch = uuid4().hex
+        batch, guard = uuid4().hex, _behind(expected_last, 0)
         for number, (to, body, extra) in enumerate(most, 1):
-            await self.publish(
-                to, body, {**(extra or {}), **guard, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-            )
+            part = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+            await self.publish(to, body, {**(extra or {}), **guard, **part})
             guard = {}
-        closing = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
-        return _reply(await self.request(subject, data, {**(headers or {}), **closing}))
+        last = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
+        return _reply(await self.request(subject, data, {**(headers or {}), **last}))
 
     async def ensure_stream(self, config: dict[str, Any]) -> dict[str, Any]:
         """Creates the stream or finds it equal; a different one of the same name raises ValueError."""
@@ -271,11 +321,13 @@ class Bus:
         async def noticed(_: Exception) -> None:
             """The client's own errors end in a refusal, a timeout or a reconnect, each seen where it matters."""
 
+        self._nc = _Client()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                self._nc = await nats.connect(
-                    self._url, name=self._name, max_reconnect_attempts=-1, reconnect_time_wait=0.1, pending_size=0,
-                    ping_interval=PING_SECONDS, max_outstanding_pings=2, connect_timeout=2, inbox_prefix=self._inbox,
+                await self._nc.connect(
+                    self._url, name=self._name, inbox_prefix=self._inbox, pending_size=0, connect_timeout=2,
+                    max_reconnect_attempts=-1, reconnect_time_wait=RECONNECT_SECONDS,
+                    ping_interval=PING_SECONDS, max_outstanding_pings=2,
                     disconnected_cb=lost, reconnected_cb=back, error_cb=noticed,
                 )  # fmt: skip
         except (TimeoutError, OSError, nats.errors.Error) as error:
@@ -299,6 +351,10 @@ class Bus:
                 await self._shut()
                 with suppress(ConnectionError):
                     await self._open()
+
+
+def _behind(expected_last: int | None, number: int) -> Headers:
+    return {} if expected_last is None else {"Nats-Expected-Last-Sequence": str(expected_last + number)}
 
 
 def _reply(answer: Message) -> dict[str, Any]:

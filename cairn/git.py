@@ -9,10 +9,13 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import TypeVar
+
+T = TypeVar("T")
 
 IDENTITY = "Cairn <cairn@localhost>"
 
@@ -68,35 +71,36 @@ async def attempt(
     *args: str | Path, env: Mapping[str, str] | None = None, stdin: Iterable[bytes] = ()
 ) -> tuple[int, bytes, bytes]:
     """Run one git command once: exit code, standard output, standard error. GitError only if git is absent."""
-    async with _running(args, env) as process:
+
+    def talk(process: Popen[bytes]) -> tuple[int, bytes, bytes]:
         assert process.stdin
         try:
             for chunk in stdin:
                 process.stdin.write(chunk)
-                await process.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
+            process.stdin.flush()
+        except BrokenPipeError:
             pass  # git ended before its input did; its exit code and its words say why
-        process.stdin.close()
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out, err
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    return await _run(args, env, talk)
 
 
 async def beginning(*args: str | Path, max_bytes: int) -> tuple[bytes, bool]:
     """The first `max_bytes` of a command's standard output, and whether that is all of it. The rest is never made."""
-    async with _running(args, None) as process:
-        assert process.stdin
+
+    def talk(process: Popen[bytes]) -> tuple[bytes, bool]:
         assert process.stdout
-        process.stdin.close()
-        out = bytearray()
-        while len(out) <= max_bytes and (chunk := await process.stdout.read(65536)):
-            out += chunk
+        out = process.stdout.read(max_bytes + 1)
         if len(out) > max_bytes:
-            return bytes(out[:max_bytes]), False
-        _, err = await process.communicate()
-    if process.returncode:
-        raise failure(args, process.returncode, err)
-    return bytes(out), True
+            process.terminate()
+            return out[:max_bytes], False
+        _, err = process.communicate()
+        if process.returncode:
+            raise failure(args, process.returncode, err)
+        return out, True
+
+    return await _run(args, None, talk)
 
 
 def failure(args: Iterable[str | Path], code: int, err: bytes) -> GitError:
@@ -113,12 +117,9 @@ def identity(who: str, *, seconds: int | None = None) -> dict[str, str]:
     return {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in values.items()}
 
 
-@asynccontextmanager
-async def _running(
-    args: Iterable[str | Path], env: Mapping[str, str] | None
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _run(args: Iterable[str | Path], env: Mapping[str, str] | None, talk: Callable[[Popen[bytes]], T]) -> T:
+    # A thread, not asyncio's subprocess: cancelled while it connects the pipes, that one (3.11) never returns.
     binary = _binary()
-    pipe = asyncio.subprocess.PIPE
     pinned = [word for setting in _PINNED for word in ("-c", setting)]
     environment = {
         "PATH": f"{binary.parent}:{os.defpath}",
@@ -131,16 +132,24 @@ async def _running(
         **identity(IDENTITY),
         **(env or {}),
     }
-    process = await asyncio.create_subprocess_exec(
-        binary, *pinned, *args, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
-    )
+    # A group of its own: Ctrl-C is for us, and we finish what was begun.
+    process = Popen([binary, *pinned, *args], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, process_group=0)
+
+    def talk_to_the_end() -> T:
+        with process:
+            try:
+                return talk(process)
+            finally:
+                # SIGTERM, not SIGKILL: git then takes its lock files with it. Nothing happens to one that has ended.
+                process.terminate()
+
+    talking = asyncio.get_running_loop().run_in_executor(None, talk_to_the_end)
     try:
-        yield process
-    finally:
-        if process.returncode is None:
-            # SIGTERM, not SIGKILL: git then takes its lock files with it.
-            process.terminate()
-            await process.communicate()
+        return await asyncio.shield(talking)
+    except asyncio.CancelledError:
+        process.terminate()
+        await asyncio.gather(talking, return_exceptions=True)
+        raise
 
 
 @cache

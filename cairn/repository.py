@@ -106,7 +106,7 @@ class Repository:
 
     async def changed_files(self, base: str, commit: str) -> tuple[str, ...]:
         """Paths that differ between two commits, sorted by git. Bytes that are no UTF-8 appear as `\\xNN`."""
-        asked = ("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--end-of-options", base, commit)
+        asked = ("diff-tree", "-r", "-z", "--name-only", "--end-of-options", base, commit)
         return _paths(await git(self._here, *asked))
 
     async def diff(self, base: str, commit: str, max_bytes: int) -> str:

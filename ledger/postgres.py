@@ -16,6 +16,8 @@ Pool = AsyncConnectionPool[Connection]
 TENANT = re.compile(r"[a-z][a-z0-9_]{0,40}")
 CONNECT_SECONDS = 5
 POOL_SECONDS = 5.0
+RECONNECT_SECONDS = 2.0
+"""Short, because the pool doubles its pauses while it tries; whoever asks next makes it try afresh."""
 _KEEPALIVE: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "keepalives_idle": 10,
@@ -62,7 +64,7 @@ def pool(dsn: str, tenant: str, *, size: int) -> Pool:
     return AsyncConnectionPool(
         dsn, kwargs={"autocommit": True, **_KEEPALIVE}, connection_class=Connection, configure=configure,
         check=AsyncConnectionPool.check_connection, min_size=1, max_size=size, timeout=POOL_SECONDS,
-        max_lifetime=1800, reconnect_timeout=60, open=False, name=f"cairn_{tenant}",
+        max_lifetime=1800, reconnect_timeout=RECONNECT_SECONDS, open=False, name=f"cairn_{tenant}",
     )  # fmt: skip
 
 

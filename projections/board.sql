@@ -100,13 +100,16 @@ FROM unnest(%(workflows)s::text[], %(tasks)s::text[]) AS wanted (workflow, task)
 JOIN board_tasks AS found USING (workflow, task)
 
 -- store_workflows: new rows and changed ones.
-INSERT INTO board_workflows SELECT * FROM json_populate_recordset(NULL::board_workflows, %(rows)s)
+INSERT INTO board_workflows SELECT * FROM json_populate_recordset(
+    json_populate_record(NULL::board_workflows, '{"completed": 0, "failed": 0, "branches": 0, "asks": 0}'), %(rows)s)
 ON CONFLICT (workflow) DO UPDATE SET
     status = excluded.status, completed = excluded.completed, failed = excluded.failed, branches = excluded.branches,
     asks = excluded.asks, ended_at = excluded.ended_at, reason = excluded.reason, last = excluded.last
 
 -- store_tasks: new rows and changed ones.
-INSERT INTO board_tasks SELECT * FROM json_populate_recordset(NULL::board_tasks, %(rows)s)
+INSERT INTO board_tasks SELECT * FROM json_populate_recordset(
+    json_populate_record(NULL::board_tasks, '{"dependencies": [], "depth": 0, "priority": 0, "status": "pending",
+                                              "attempt": 0, "summary": "", "files": [], "receipts": []}'), %(rows)s)
 ON CONFLICT (workflow, task) DO UPDATE SET
     status = excluded.status, attempt = excluded.attempt, agent = excluded.agent, run = excluded.run,
     ask = excluded.ask, summary = excluded.summary, commit = excluded.commit, files = excluded.files,
@@ -121,7 +124,8 @@ ON CONFLICT (workflow, task, run) DO UPDATE SET
     timeout_at = excluded.timeout_at, dispatched = excluded.dispatched
 
 -- store_asks: new rows and changed ones.
-INSERT INTO board_asks SELECT * FROM json_populate_recordset(NULL::board_asks, %(rows)s)
+INSERT INTO board_asks SELECT * FROM json_populate_recordset(
+    json_populate_record(NULL::board_asks, '{"open": true}'), %(rows)s)
 ON CONFLICT (workflow, ask) DO UPDATE SET
     open = excluded.open, answered_at = excluded.answered_at, approved = excluded.approved,
     answered_by = excluded.answered_by, because = excluded.because

@@ -153,8 +153,8 @@ class Changes:
     def _start(self, event: WorkflowStarted, position: int, at: datetime) -> None:
         plan = event.plan
         board = BoardWorkflow(
-            event.workflow, plan.title, plan.objective, "running", len(plan.tasks), event.repository, event.base,
-            event.lease_seconds, started_at=at, first=position, last=position,
+            event.workflow, plan.title, plan.objective, "running", len(plan.tasks), event.lease_seconds, at, position,
+            position, event.repository, event.base,
         )  # fmt: skip
         self._workflows[board.workflow] = self.workflows[board.workflow] = board
         for ordinal, spec in enumerate(plan.tasks):
@@ -162,8 +162,8 @@ class Changes:
 
     def _create(self, board: BoardWorkflow, spec: Task, position: int, ordinal: int, depth: int) -> None:
         task = BoardTask(
-            board.workflow, spec.id, spec.title, spec.agent_role, spec.dependencies, spec.parent_id, depth,
-            spec.branch_reason, spec.priority, ordinal, created=position, updated=position,
+            board.workflow, spec.id, spec.title, spec.agent_role, ordinal, position, position, spec.dependencies,
+            spec.parent_id, depth, spec.branch_reason, spec.priority,
         )  # fmt: skip
         key = (board.workflow, spec.id)
         self._entries[key] = self.entries[key] = Entry(task)

@@ -1,4 +1,5 @@
-"""The rows of the board's tables, named and typed as in `board.sql`."""
+"""The rows of the board's tables, named and typed as in `board.sql`. What has its default value is not sent to Postgres:
+the statements that store rows begin from a row of these defaults."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -13,7 +14,7 @@ WorkflowStatus = Literal["running", "waiting", "completed", "failed", "cancelled
 Outcome = Literal["reported", "completed", "passed", "failed", "cancelled", "unclaimed"]
 
 
-class BoardWorkflow(msgspec.Struct):
+class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
     """`tasks`, `completed` and `failed` count the plan's tasks, `asks` the open ones; `first`, `last` are positions."""
 
     workflow: str
@@ -21,12 +22,12 @@ class BoardWorkflow(msgspec.Struct):
     objective: str
     status: WorkflowStatus
     tasks: int
-    repository: str | None
-    base: str | None
     lease_seconds: float
     started_at: datetime
     first: int
     last: int
+    repository: str | None = None
+    base: str | None = None
     completed: int = 0
     failed: int = 0
     branches: int = 0
@@ -35,7 +36,7 @@ class BoardWorkflow(msgspec.Struct):
     reason: str | None = None
 
 
-class BoardTask(msgspec.Struct):
+class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
     """`retry_due` is in seconds since the epoch; `waiting_on` one sentence: what an open task
     that a query returned waits for."""
 
@@ -43,14 +44,14 @@ class BoardTask(msgspec.Struct):
     task: str
     title: str
     role: str
-    dependencies: tuple[str, ...]
-    parent: str | None
-    depth: int
-    branch_reason: str | None
-    priority: int
     ordinal: int
     created: int
     updated: int
+    dependencies: tuple[str, ...] = ()
+    parent: str | None = None
+    depth: int = 0
+    branch_reason: str | None = None
+    priority: int = 0
     status: TaskStatus = "pending"
     attempt: int = 0
     agent: str | None = None
@@ -67,7 +68,7 @@ class BoardTask(msgspec.Struct):
     waiting_on: str | None = None
 
 
-class BoardAttempt(msgspec.Struct):
+class BoardAttempt(msgspec.Struct, omit_defaults=True, gc=False):
     """One run. `outcome`: reported (not proven yet), completed, passed, failed, cancelled, unclaimed; None: open."""
 
     workflow: str
@@ -86,7 +87,7 @@ class BoardAttempt(msgspec.Struct):
     timeout_at: float | None = None
 
 
-class BoardAsk(msgspec.Struct):
+class BoardAsk(msgspec.Struct, omit_defaults=True, gc=False):
     """`shown` is the sha256 of `content`. Closed without an answer (`open` false, `answered_at` None): cancelled."""
 
     workflow: str
@@ -112,7 +113,7 @@ class BoardDetail(msgspec.Struct):
     asks: list[BoardAsk]
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, gc=False):
     """A task with what its events may change."""
 
     task: BoardTask

@@ -56,7 +56,7 @@ class Lease(NamedTuple):
     token: int
 
 
-class _Row(msgspec.Struct, omit_defaults=True):
+class _Row(msgspec.Struct, omit_defaults=True, gc=False):
     workflow: str
     task: str
     kind: Literal["offer", "lease", "retry"]

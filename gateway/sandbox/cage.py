@@ -18,7 +18,7 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Callable
+import sys
 from typing import Any, NoReturn
 
 POLL_SECONDS = 0.1
@@ -37,11 +37,11 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(function: Callable[..., int], *arguments: Any) -> None:
+def call(function: Any, *arguments: Any) -> None:
     """A system call of libc; raises OSError."""
     encoded = [item.encode() if isinstance(item, str) else item for item in arguments]
     if function(*encoded) < 0:
-        raise OSError(ctypes.get_errno(), f"{os.strerror(ctypes.get_errno())}: {arguments[:3]}")
+        raise OSError(ctypes.get_errno(), f"{os.strerror(ctypes.get_errno())}: {function.__name__}{arguments[:2]}")
 
 
 def main() -> None:
@@ -50,8 +50,11 @@ def main() -> None:
     with control.makefile("rb") as lines:
         order = json.loads(lines.readline())
     if order["readable"] is not None:
-        enter_namespaces()
-        build_root(order)
+        try:
+            enter_namespaces()
+            build_root(order)
+        except OSError as error:
+            sys.exit(f"cannot build its walls: {error}")
     supervise(order, control)
 
 

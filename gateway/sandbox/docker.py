@@ -3,6 +3,7 @@
 The image brings `sh`, and `python` and `pytest` for those who test with them, e.g. a Dockerfile of two lines,
 `FROM python:3.12-slim` and `RUN pip install pytest`, built with `docker build -t cairn-sandbox:latest .`; its own
 environment (PATH) stays. It is run by the id it had when the sandbox was opened, never pulled.
+A container whose server is killed runs on until a server that opens this sandbox finds its time to be up.
 The engine must see the work folder under the path we see: a remote one does not.
 """
 
@@ -11,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from gateway.sandbox.capture import Capture
@@ -23,6 +24,7 @@ from handlers.ports import Execution, Limits, SandboxBroken
 IMAGE = "cairn-sandbox:latest"
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 WORK = "/work"
+EXPIRES = "cairn.sandbox.expires"
 OPEN_FILES = 1024
 CPUS = 2
 MIB = 1 << 20
@@ -49,6 +51,7 @@ class Docker:
             with closing(docker.from_env()) as client:
                 about = client.info()
                 found = client.images.get(image)
+                _sweep(client)
             digests = found.attrs.get("RepoDigests") or [f"{image}@{found.id}"]
             rootless = "name=rootless" in about.get("SecurityOptions", ())
             cpus = min(CPUS, about["NCPU"])
@@ -107,7 +110,8 @@ class Docker:
         del variables["PATH"]
         return client.containers.create(
             self._image_id,
-            ["-c", cmd],
+            # One pipe for both, or the order of what is printed on them is lost.
+            ["-c", 'exec /bin/sh -c "$0" 2>&1', cmd],
             entrypoint=["/bin/sh"],
             user=user,
             environment=variables,
@@ -127,7 +131,7 @@ class Docker:
             shm_size=limits.file_mb * MIB,
             # The engine would keep all that is printed on the host's disk.
             log_config={"type": "none", "config": {}},
-            labels={"cairn.sandbox": "1"},
+            labels={EXPIRES: str(time() + limits.wall_seconds + END_SECONDS)},
         )
 
 
@@ -144,6 +148,13 @@ def _knock() -> None:
     if scheme in ("unix", "http+unix"):
         with socket.socket(socket.AF_UNIX) as engine:
             engine.connect(path)
+
+
+def _sweep(client: Any) -> None:
+    """Removes containers that outlived their time: those of a server that died while they ran."""
+    for container in client.containers.list(all=True, filters={"label": EXPIRES}, ignore_removed=True):
+        if float(container.labels[EXPIRES]) < time():
+            container.remove(force=True, v=True)
 
 
 def _bind(cwd: Path) -> Any:

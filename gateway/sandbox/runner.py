@@ -104,22 +104,25 @@ async def _cage(walls: Sequence[str], capture: Capture) -> AsyncIterator[socket.
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     reading, writing = os.pipe()
+    printed = os.fdopen(reading, "rb", buffering=0)
+    reader = asyncio.StreamReader()
     try:
         process = await asyncio.create_subprocess_exec(
             *walls, sys.executable, "-I", "-S", "-c", script,
             stdin=theirs.fileno(), stdout=writing, stderr=writing, env=environment(), cwd="/", start_new_session=True,
         )  # fmt: skip
-    except OSError as error:
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), printed
+        )
+    except (OSError, asyncio.CancelledError) as error:
         ours.close()
-        os.close(reading)
-        raise SandboxBroken(f"cannot start {(*walls, sys.executable)[0]}: {error}") from error
+        printed.close()
+        if isinstance(error, OSError):
+            raise SandboxBroken(f"cannot start {(*walls, sys.executable)[0]}: {error}") from error
+        raise
     finally:
         theirs.close()
         os.close(writing)
-    reader = asyncio.StreamReader()
-    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
-    )
     drained = asyncio.create_task(_drain(reader, capture))
     try:
         yield ours

@@ -43,13 +43,13 @@ async def tenancy(folder: Path) -> AsyncIterator[Tenant]:
     with closing(_leased_uid()) as lease:
         uid = int(lease.getsockname()[1:].rpartition(b"-")[2])
         try:
-            await asyncio.to_thread(_give, folder, caller, uid, shared=False)
+            await asyncio.to_thread(_give, folder, uid)
         except OSError as error:
             raise SandboxBroken(f"cannot hand {folder} to uid {uid}: {error}; use a local file system") from error
         try:
             yield Tenant(uid, uid, own=True)
         finally:
-            await asyncio.to_thread(_give, folder, uid, caller, shared=True)
+            await asyncio.to_thread(_give, folder, caller)
 
 
 def _leased_uid() -> socket.socket:
@@ -79,12 +79,13 @@ def _inhabited() -> set[int]:
     return found
 
 
-def _give(folder: Path, holder: int, heir: int, *, shared: bool) -> None:
-    """Changes the owner of all that `holder` owns in `folder`; of files with other names only if `shared`."""
-    heir_group = heir if heir else os.getegid()
+def _give(folder: Path, heir: int) -> None:
+    """Makes all in `folder` the heir's that is a tenant's, also one's whose server died, or ours alone."""
+    ours, group = os.geteuid(), os.getegid() if heir == os.geteuid() else heir
     for _, folders, files, here in os.fwalk(folder, follow_symlinks=False):
         for name in (".", *folders, *files):
             entry = os.stat(name, dir_fd=here, follow_symlinks=False)
             linked = entry.st_nlink > 1 and not stat.S_ISDIR(entry.st_mode)
-            if entry.st_uid == holder and (shared or not linked):
-                os.chown(name, heir, heir_group, dir_fd=here, follow_symlinks=False)
+            lent = FIRST_UID <= entry.st_uid <= LAST_UID
+            if lent or (entry.st_uid == ours != heir and not linked):
+                os.chown(name, heir, group, dir_fd=here, follow_symlinks=False)

@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import NamedTuple
@@ -66,7 +66,9 @@ class Child:
         """Its process id, or None when it does not run."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
-    def spawn(self, argv: Sequence[str | Path], account: Account | None = None) -> None:
+    def spawn(
+        self, argv: Sequence[str | Path], account: Account | None = None, environment: Mapping[str, str] = ENVIRONMENT
+    ) -> None:
         """Starts `argv` in its own group. Raises `ServerFailed` when it cannot be executed."""
         parent, death_signal = os.getpid(), int(self._death_signal)
 
@@ -85,7 +87,7 @@ class Child:
                 self._process = subprocess.Popen(
                     argv,
                     cwd=self._cwd,
-                    env=ENVIRONMENT,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

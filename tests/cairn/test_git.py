@@ -351,6 +351,31 @@ async def test_dependencies_are_merged_into_the_base_the_same_way_every_time(our
         assert workspace.base == left
 
 
+async def test_a_merge_is_dated_by_what_it_merges_not_by_the_clock(
+    ours: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
+    sides = []
+    for name, seconds in (("left", 1600000000), ("right", 1600000001)):
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"@{seconds} +0000")
+        who = ("-c", "user.name=x", "-c", "user.email=x")
+        sides.append(sh(ours.path, *who, "commit-tree", f"{base}^{{tree}}", "-p", base, "-m", name).strip())
+    async with ours.workspace(bases=sides, folder=tmp_path / "w") as workspace:
+        assert sh(ours.path, "log", "-1", "--format=%ct %at", workspace.base) == "1600000001 1600000001\n"
+
+
+@pytest.mark.parametrize("lock", ["refs/cairn/w/t/1.lock", "config.lock"])
+async def test_a_lock_that_another_process_holds_is_waited_for(ours: Repository, lock: str) -> None:
+    base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
+    held = ours.path / lock
+    held.parent.mkdir(parents=True, exist_ok=True)
+    held.touch()
+    asyncio.get_running_loop().call_later(0.5, held.unlink)
+    await Repository.create(ours.path)
+    await ours.keep("w", "t", "1", base)
+    assert not held.exists()
+
+
 async def test_a_conflict_names_its_files_and_leaves_nothing(ours: Repository, tmp_path: Path) -> None:
     base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
     left, right = [
@@ -486,13 +511,14 @@ async def test_a_cancelled_or_failing_attempt_leaves_no_worktree(ours: Repositor
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    for turns in range(1, 40, 3):  # cancelled at ever later points of setting up
-        task = asyncio.create_task(hang())
-        for _ in range(turns):
-            await asyncio.sleep(0.0005)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    for turns in range(40):  # cancelled at ever later points of setting up, many at a time
+        tasks = [asyncio.create_task(hang()) for _ in range(3)]
+        await asyncio.sleep(turns * 0.001)
+        for task in tasks:
+            task.cancel()
+        done, hanging = await asyncio.wait(tasks, timeout=20)
+        assert not hanging
+        assert all(task.cancelled() for task in done)
     assert list((tmp_path / "w").iterdir()) == []
     assert list((ours.path / "worktrees").iterdir()) == []
     assert list((ours.path / "cairn" / "worktrees").iterdir()) == []

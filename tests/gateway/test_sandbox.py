@@ -5,6 +5,7 @@ import hashlib
 import os
 import resource
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -115,6 +116,38 @@ async def test_a_cancelled_run_leaves_nothing_behind(sandbox: Sandbox, work: Pat
         await run
     assert alive(mark) == []
     assert work.stat().st_uid == os.geteuid()
+
+
+async def test_a_killed_server_takes_its_command_along(sandbox: Sandbox, work: Path, mark: str) -> None:
+    if sandbox.isolation.startswith("docker"):
+        pytest.skip("the engine outlives us: what is left is removed by the next server that opens it")
+    own = "own namespaces" in sandbox.isolation
+    opened = "await Bubblewrap.open()" if "bubblewrap" in sandbox.isolation else f"Process(namespaces={own})"
+    program = f"""
+import asyncio
+from pathlib import Path
+from gateway.sandbox.bubblewrap import Bubblewrap
+from gateway.sandbox.process import Process
+from handlers.ports import Limits
+async def main():
+    sandbox = {opened}
+    await sandbox.run("touch up; setsid sleep 60 & sleep 60; : {mark}", cwd=Path({str(work)!r}), limits=Limits())
+asyncio.run(main())
+"""
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=Path(__file__).parents[2])
+    await until_exists(work / "up")
+    server.kill()
+    await server.wait()
+    async with asyncio.timeout(20):
+        while alive(mark):
+            await asyncio.sleep(0.02)
+    seen = await sandbox.run("rm up && echo again", cwd=work, limits=QUICK)
+    assert seen.output == "again\n"
+
+
+async def test_a_command_cannot_keep_going_by_killing_its_supervisor(sandbox: Sandbox, work: Path) -> None:
+    seen = await sandbox.run("test $PPID = 0 || kill -9 $PPID; exit 4", cwd=work, limits=QUICK)
+    assert seen.exit_code == 4 or (sandbox.isolation.startswith(BARE) and seen.exit_code == 137)
 
 
 async def test_a_command_that_closes_its_output_is_still_waited_for(sandbox: Sandbox, work: Path) -> None:
@@ -318,6 +351,15 @@ async def test_pytest_runs_the_tests_of_the_work_folder(sandbox: Sandbox, work: 
     assert "1 passed" in seen.output
     assert seen.exit_code == 0
     assert not list(work.rglob("__pycache__"))
+
+
+async def test_a_run_leaves_no_descriptor_open(sandbox: Sandbox, work: Path) -> None:
+    await sandbox.run("true", cwd=work, limits=QUICK)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        await sandbox.run("echo hi", cwd=work, limits=QUICK)
+        await sandbox.run("sleep 9", cwd=work, limits=Limits(wall_seconds=0.2))
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 async def test_two_runs_at_once_do_not_meet(sandbox: Sandbox, work: Path) -> None:

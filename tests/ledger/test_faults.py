@@ -1,0 +1,136 @@
+"""Cancelled callers, killed connections, a Postgres that goes away: nothing lost, nothing twice, nothing in doubt."""
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from histories import SECONDS, append, fill, until
+
+from ledger import writer
+from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, UnsafeServer
+from ledger.ledger import Ledger
+from ops.embedded.postgres import Postgres
+
+
+async def test_a_caller_cancelled_in_the_middle_can_always_find_out(ledger: Ledger) -> None:
+    """Cancelled before the group is taken, while it is written, after its commit: recorded once or not at all."""
+    random.seed(1)
+    recorded = 0
+    for number in range(150):
+        command = uuid4()
+        call = asyncio.create_task(ledger.append(append(f"workflow-w{number}", 0, 2, command=command)))
+        await asyncio.sleep(random.choice((0, 0.0001, 0.0005, 0.001, 0.002)))
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        try:
+            answer = await ledger.append(append(f"workflow-w{number}", 0, 2, command=command))
+        except AlreadyRecorded as repeat:
+            answer = repeat.recorded
+            recorded += 1
+        assert answer == await ledger.read_stream(f"workflow-w{number}")
+        assert len(answer) == 2
+    assert 0 < recorded < 150, "the cancellations did not fall on both sides of the commit"
+    assert (await ledger.verify()).events == 300
+
+
+async def test_connections_killed_at_random_lose_and_double_nothing(
+    ledger: Ledger, postgres_url: str, tenant: str
+) -> None:
+    done = False
+    kills = 0
+
+    async def kill() -> None:
+        nonlocal kills
+        async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as killer:
+            while not done:
+                await asyncio.sleep(random.uniform(0, 0.03))
+                connection = ledger._writer._connection
+                if connection is not None and not connection.closed:
+                    await killer.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+                    kills += 1
+
+    killing = asyncio.create_task(kill())
+    answers = await asyncio.gather(*(fill(ledger, f"workflow-w{number}", 25) for number in range(20)))
+    done = True
+    await killing
+    assert kills > 5
+    assert (await ledger.verify()).events == 500
+    for number, answer in enumerate(answers):
+        assert answer == await ledger.read_stream(f"workflow-w{number}")
+
+
+async def test_postgres_away_is_waited_for_and_a_killed_one_loses_nothing(data_dir: Path, tenant: str) -> None:
+    (data_dir / "log").mkdir()
+    server = Postgres(data_dir, print)
+    await server.start()
+    try:
+        async with Ledger.open(server.url, tenant=tenant) as ledger:
+            await fill(ledger, "workflow-a", 3)
+            assert server.child.pid is not None
+            os.kill(server.child.pid, signal.SIGKILL)
+            await server.child.exited()
+            waiting = asyncio.create_task(ledger.append(append("workflow-a", 3)))
+            with pytest.raises(LedgerUnavailable):
+                await ledger.read(0)
+            assert not waiting.done()
+            await server.start()
+            async with asyncio.timeout(SECONDS):
+                assert (await waiting)[0].position == 4
+            assert len(await ledger.read(0)) == 4
+            await ledger.verify()
+    finally:
+        await server.stop()
+
+
+async def test_patience_ends_and_says_that_the_outcome_is_not_known(
+    ledger: Ledger, postgres_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 0.1)
+
+    async def refused() -> None:
+        raise psycopg.OperationalError("connection refused")
+
+    monkeypatch.setattr(ledger._writer, "_connect", refused)
+    with pytest.raises(LedgerUnavailable, match="not known: ask again with the same ids"):
+        await ledger.append(append("workflow-a", 0))
+    monkeypatch.undo()
+    assert (await ledger.append(append("workflow-a", 0)))[0].position == 1
+
+
+async def test_closing_ends_what_was_taken_and_takes_no_more(postgres_url: str, tenant: str) -> None:
+    async with Ledger.open(postgres_url, tenant=tenant) as ledger:
+        calls = [asyncio.create_task(ledger.append(append(f"workflow-w{number}", 0))) for number in range(50)]
+        await asyncio.sleep(0)
+    assert len({(await call)[0].position for call in calls}) == 50
+    with pytest.raises(LedgerClosed):
+        await ledger.append(append("workflow-a", 0))
+
+
+async def test_a_fault_of_the_ledgers_own_work_surfaces(postgres_url: str, tenant: str) -> None:
+    with pytest.raises(ExceptionGroup) as fault:
+        async with Ledger.open(postgres_url, tenant=tenant) as ledger:
+            async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+                await connection.execute(f"DROP SCHEMA cairn_{tenant} CASCADE")
+            call = asyncio.create_task(ledger.append(append("workflow-a", 0)))
+            await until(call.done)
+            await asyncio.Event().wait()
+    assert fault.group_contains(psycopg.errors.UndefinedTable)
+    assert isinstance(call.exception(), LedgerUnavailable)
+
+
+async def test_an_error_of_the_caller_passes_through_as_it_is(postgres_url: str, tenant: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Ledger.open(postgres_url, tenant=tenant):
+            raise ZeroDivisionError
+
+
+async def test_a_server_that_may_lose_what_it_committed_is_refused(postgres_url: str, tenant: str) -> None:
+    unsafe = f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20synchronous_commit%3Doff"
+    with pytest.raises(UnsafeServer, match="synchronous_commit = off"):
+        async with Ledger.open(unsafe, tenant=tenant):
+            pass

@@ -1,0 +1,130 @@
+"""Views are exact: at every position they equal the fold of the domain, whatever the batches were."""
+
+from typing import Any
+
+import pytest
+from histories import Decision, history
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stage import Sliced, opened, projected, record, running, tables
+
+from domain.state import CLOSED, Workflow, evolve, replay
+from ledger.ledger import Ledger
+from ledger.postgres import Pool
+from projections.board import Board, BoardDetail, BoardTask, workflow, workflows
+from projections.board_fold import SHOWN_CHARACTERS
+from projections.due import DueView
+from projections.project import Projection
+
+OPEN = "SELECT workflow, task, kind, token, run, attempt, agent, due, timeout_at, dispatched FROM due"
+
+
+class Fold:
+    """The domain's own fold of a ledger, up to a position that only grows."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._position = ledger, 0
+        self.states: dict[str, Workflow] = {}
+
+    async def to(self, position: int) -> dict[str, Workflow]:
+        for recorded in await self._ledger.read(self._position, 10_000, to=position):
+            evolve(self.states.setdefault(recorded.stream, Workflow()), recorded.event)
+        self._position = position
+        return self.states
+
+
+def shown(text: str) -> str:
+    return text.replace("\0", "\ufffd")
+
+
+def assert_same(detail: BoardDetail, state: Workflow) -> None:
+    board, tasks = detail.workflow, {task.task: task for task in detail.tasks}
+    assert tasks.keys() == state.tasks.keys()
+    asks = [ask for ask in detail.asks if ask.open]
+    assert [ask.ask for ask in asks] == [task.ask for task in state.tasks.values() if task.ask] or len(asks) > 1
+    assert board.asks == len(asks) == sum(task.ask is not None for task in state.tasks.values())
+    assert board.status == ("waiting" if state.status == "running" and asks else state.status)
+    planned = [task for task in state.tasks.values() if not task.depth]
+    assert (board.tasks, board.branches) == (len(planned), len(state.tasks) - len(planned))
+    assert board.completed == sum(task.status == "completed" for task in planned)
+    assert board.failed == state.failed
+    assert (board.ended_at is None) == (state.status == "running")
+    for name, task in state.tasks.items():
+        row = tasks[name]
+        assert (row.status, row.attempt, row.ask, row.depth) == (task.status, task.attempt, task.ask, task.depth)
+        assert row.run == (task.run.id if task.run else None)
+        assert (row.role, row.dependencies) == (task.spec.agent_role, task.spec.dependencies)
+        assert (row.ended_at is None) == (task.status not in CLOSED)
+        if task.result:
+            assert (row.summary, row.commit, row.agent) == (shown(task.result.summary), task.result.commit, task.agent)
+        assert (row.failure and row.failure.message) == (task.failure and shown(task.failure.message))
+        outputs = [shown(receipt.output)[-SHOWN_CHARACTERS:] for receipt in task.receipts]
+        assert [receipt.output for receipt in row.receipts] == outputs
+        opened = [attempt for attempt in detail.attempts if attempt.task == name and attempt.ended_at is None]
+        assert [attempt.run for attempt in opened] == ([task.run.id] if task.run else [])
+        assert [attempt.agent for attempt in opened] == ([task.run.agent] if task.run else [])
+
+
+def assert_waits_on_one_thing(row: BoardTask, detail: BoardDetail, due: dict[tuple[str, str], Any]) -> None:
+    waits = {
+        "dependency": row.status == "pending",
+        "due": (row.workflow, row.task) in due,
+        "branch": any(other.parent == row.task and other.status not in CLOSED for other in detail.tasks),
+        "person": row.ask is not None,
+    }
+    assert sum(waits.values()) == 1, (row, waits)
+    assert row.waiting_on
+    assert not row.waiting_on.startswith("the events"), row.waiting_on
+
+
+async def assert_due(connections: Pool, states: dict[str, Workflow]) -> dict[tuple[str, str], Any]:
+    async with connections.connection() as connection:
+        rows = {(row[0], row[1]): row[2:] for row in await (await connection.execute(OPEN)).fetchall()}
+    expected: dict[tuple[str, str], Any] = {}
+    for state in states.values():
+        for name, task in state.tasks.items():
+            if run := task.run:
+                kind = "lease" if run.agent else "offer"
+                expected[state.id, name] = (kind, run.token, run.id, task.attempt, run.agent)
+            elif task.status == "retrying":
+                expected[state.id, name] = ("retry", None, None, task.attempt + 1, None)
+    assert {key: row[:5] for key, row in rows.items()} == expected
+    return rows
+
+
+async def check(url: str, decisions: list[Decision], sizes: list[int]) -> None:
+    async with opened(url) as (ledger, connections):
+        ends = set(await record(ledger, decisions))
+        head = max(ends)
+        fold, board, due = Fold(ledger), Projection(connections, Board()), Projection(connections, DueView())
+
+        async def stands(position: int) -> None:
+            await due.reached(position)
+            states = await fold.to(position)
+            rows = await assert_due(connections, states)
+            async with connections.connection() as connection:
+                assert len(await workflows(connection)) == len(states)
+                for state in states.values():
+                    detail = await workflow(connection, state.id)
+                    assert detail is not None
+                    assert_same(detail, state)
+                    for row in detail.tasks:
+                        if row.status in CLOSED:
+                            assert row.waiting_on is None
+                        elif position in ends:
+                            assert_waits_on_one_thing(row, detail, rows)
+
+        # Both views take the same steps: the board goes on when the other has been compared at this position too.
+        await due.install()
+        due_sizes = Stepped(ledger, sizes)
+        async with running([due], due_sizes):
+            await projected(board, Sliced(ledger, sizes, due_sizes.then(stands)), head)
+        at_once = await tables(connections)
+        for projection in (board, due):
+            await projection.rebuild()
+            await projected(projection, Sliced(ledger, [1]), head)
+        assert await tables(connections) == at_once
+        for projection in (board, due):
+            await projection.rebuild()
+            await projected(projection, ledger, head)
+        assert await tables(connections) == at_once
