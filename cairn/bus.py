@@ -10,7 +10,7 @@ renewed after every reconnect and never trusted for longer than they were asked 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, cast
@@ -205,7 +205,7 @@ class Bus:
 
     async def pull(
         self, stream: str, consumer: str, *, batch: int | Callable[[], int] = 256, wait_seconds: float = 2.0
-    ) -> AsyncIterator[list[Message]]:
+    ) -> AsyncGenerator[list[Message], None]:
         """Lists of messages as they come, for ever; an empty one when `wait_seconds` passed without any.
 
         At most `batch` messages (asked anew each time if it is a function) are under way, so a slow reader bounds

@@ -21,11 +21,9 @@ class Connection(msgspec.Struct, frozen=True):
     state_dir: Path
 
 
-def data_dir() -> Path:
-    """CAIRN_DATA_DIR, or the user's data directory; as root a place that the embedded Postgres' user can reach."""
-    if given := os.environ.get("CAIRN_DATA_DIR"):
-        return Path(given)
-    return Path("/var/lib/cairn") if os.geteuid() == 0 else Path(platformdirs.user_data_dir("cairn"))
+def default_data_dir() -> Path:
+    """The user's data directory; for root a place outside its home, which is closed to the user of the Postgres."""
+    return Path("/var/lib/cairn") if os.geteuid() == 0 else platformdirs.user_data_path("cairn", appauthor=False)
 
 
 def connection(folder: Path | None = None) -> Connection:
@@ -33,12 +31,12 @@ def connection(folder: Path | None = None) -> Connection:
 
     CAIRN_URL and CAIRN_TOKEN, NATS_URL and CAIRN_TENANT take precedence over what the running system wrote down.
     """
-    folder = folder or data_dir()
+    env = os.environ
+    folder = folder or Path(env.get("CAIRN_DATA_DIR") or default_data_dir())
     try:
         found = json.loads((folder / "up.json").read_text())
     except FileNotFoundError:
         found = {}
-    env = os.environ
     values = {
         "nats_url": env.get("NATS_URL") or found.get("nats_url"),
         "url": env.get("CAIRN_URL") or found.get("url"),

@@ -6,7 +6,7 @@ so any number of these loops fire each deadline once.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, assert_never
 from uuid import UUID, uuid5
 
@@ -27,15 +27,26 @@ Kind = Literal["offer", "lease", "timeout", "retry"]
 class Due(Protocol):
     """A deadline that has passed."""
 
-    workflow: str
-    task: str
-    kind: Kind
-    token: int
-    attempt: int
+    @property
+    def workflow(self) -> str: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def token(self) -> int | None:
+        """The lease that it is about; None for a retry."""
+        ...
+
+    @property
+    def attempt(self) -> int: ...
 
 
 class Timers(Protocol):
-    async def due(self, now: float) -> list[Due]:
+    async def due(self, now: float) -> Sequence[Due]:
         """What has fallen due at `now` (seconds since the epoch), leases that are still held by heartbeats left out."""
         ...
 
@@ -78,13 +89,14 @@ class Deadlines:
 
 def _order(due: Due, now: float) -> Order:
     command: Redispatch | ExpireLease | ExpireRun | Retry
+    token = due.token or 0
     match due.kind:
         case "offer":
-            command = Redispatch(now=now, task=due.task, token=due.token)
+            command = Redispatch(now=now, task=due.task, token=token)
         case "lease":
-            command = ExpireLease(now=now, task=due.task, token=due.token)
+            command = ExpireLease(now=now, task=due.task, token=token)
         case "timeout":
-            command = ExpireRun(now=now, task=due.task, token=due.token)
+            command = ExpireRun(now=now, task=due.task, token=token)
         case "retry":
             command = Retry(now=now, task=due.task, attempt=due.attempt)
         case _:

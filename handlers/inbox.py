@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 from uuid import UUID
 
 import msgspec
@@ -175,7 +175,13 @@ class Inbox:
 
 
 def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
-    held = {"now": now, "task": report.task, "run": report.run, "token": report.token, "agent": report.agent}
+    held: dict[str, Any] = {
+        "now": now,
+        "task": report.task,
+        "run": report.run,
+        "token": report.token,
+        "agent": report.agent,
+    }
     match report.kind:
         case "started":
             return ReportStarted(**held)

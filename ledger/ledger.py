@@ -19,7 +19,7 @@ what was done. Wall-clock order of `recorded_at`. That a superuser cannot change
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -137,7 +137,7 @@ class Ledger:
         """Where the ledger stands."""
         return (await self._head_and_origin())[0]
 
-    async def follow(self, after: int) -> AsyncIterator[list[Recorded]]:
+    async def follow(self, after: int) -> AsyncGenerator[list[Recorded], None]:
         """Every event after a position, each once and in order, in lists of at most 1,000, for ever.
 
         A follower that is slow costs no memory: it reads Postgres until it is near the end again.

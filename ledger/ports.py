@@ -1,25 +1,32 @@
 """What the ledger asks of the bus: the interface belongs to its caller, the implementation is injected by `ops`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 
 class Message(Protocol):
     """One message as it arrived; `sequence` is its place in the stream it was pulled from, 0 for core messages."""
 
-    subject: str
-    data: bytes
-    headers: dict[str, str] | None
-    reply: str
-    sequence: int
-    delivered: int
+    @property
+    def subject(self) -> str: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def headers(self) -> dict[str, str] | None: ...
+    @property
+    def reply(self) -> str: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def delivered(self) -> int: ...
 
 
 class Bus(Protocol):
     """NATS with its traps guarded. An answer that does not come raises TimeoutError (nobody knows what happened)
     or ConnectionError (the bus is away); a refusal comes back under the key `error` with its `err_code`."""
 
-    max_payload: int
+    @property
+    def max_payload(self) -> int: ...
 
     async def publish(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> None: ...
 
@@ -37,11 +44,11 @@ class Bus(Protocol):
 
     def pull(
         self, stream: str, consumer: str, *, batch: int = 256, wait_seconds: float = 2.0
-    ) -> AsyncIterator[list[Message]]: ...
+    ) -> AsyncGenerator[Sequence[Message], None]: ...
 
-    async def ack(self, message: Message) -> None: ...
+    async def ack(self, message: Any) -> None: ...
 
-    async def nak(self, message: Message, delay_seconds: float) -> None: ...
+    async def nak(self, message: Any, delay_seconds: float) -> None: ...
 
     async def subscribe(
         self, subject: str, callback: Callable[[Message], Awaitable[None]]

@@ -85,6 +85,7 @@ class Writer:
             self._room.set()
             for pending in self._queue:
                 pending.fail(LedgerClosed("The ledger was closed: nothing of this was written."))
+            self._idle.set()
             if self._connection is not None:
                 await self._connection.close()
 

@@ -7,37 +7,40 @@ committed is there at the next start.
 """
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
-import structlog
+from aiohttp import web
 
 from cairn.bus import Bus
-from cairn.git import GitError
 from cairn.repository import Repository
-from handlers.branches import Branches, BranchStuck
+from gateway.http import application
+from handlers.branches import Branches
 from handlers.deadlines import Deadlines
 from handlers.execute import Executor
 from handlers.inbox import Inbox
 from handlers.roster import Roster
 from ledger.ledger import Ledger
 from ledger.postgres import pool
+from ops.adapters import Cursor, Refs, Timers
 from ops.crew import Crew
 from ops.embedded import embedded
-from ops.settings import Settings
-from ops.timers import Timers
+from ops.settings import Settings, child_environment
 from projections.board import Board
-from projections.due import Due
+from projections.due import DueView
 from projections.project import Projection
 
-log = structlog.get_logger()
-
 READERS = 6
+PORTS = 20
+"""Ports that are tried, from the configured one on."""
+SHUTDOWN_SECONDS = 1.0
 
 
 class Up(msgspec.Struct, frozen=True):
@@ -68,12 +71,11 @@ async def up(
         ledger = await stack.enter_async_context(Ledger.open(servers.database_url, tenant=settings.tenant, bus=bus))
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS))
         executor = Executor(ledger)
-        board, due = Projection(readers, Board()), Projection(readers, Due())
+        board, due = Projection(readers, Board()), Projection(readers, DueView())
         for projection in (board, due):
             await projection.install()
-        timers = Timers(readers, due, settings.lease_seconds)
+        timers = Timers(readers, due, ledger)
         deadlines = Deadlines(timers, executor)
-        due.on_moved(deadlines.bell.set)
         artifacts = await Repository.create(settings.data_dir / "artifacts.git")
         async with asyncio.TaskGroup() as group:
             jobs = [
@@ -84,18 +86,23 @@ async def up(
                     due.run(ledger),
                     Inbox(bus, executor, settings.tenant).run(),
                     deadlines.run(),
-                    Branches(ledger, Refs(), BranchCursor(readers)).run(),
+                    _ring(due, deadlines.bell),
+                    Branches(ledger, Refs(), Cursor(readers, "branches")).run(),
                 )
             ]
             await Roster(bus, ledger, timers, settings.tenant).open()
             token = secrets.token_urlsafe(32)
-            url = await stack.enter_async_context(listening(settings, executor, ledger, board, readers, token))
+            app = application(
+                executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
+                version=metadata.version("cairn"), lease_seconds=settings.lease_seconds,
+            )  # fmt: skip
+            url = await stack.enter_async_context(listening(app, settings.listen, tell))
             where = Up(
                 os.getpid(), url, token, servers.nats_url, servers.database_url, settings.tenant, str(artifacts.path)
             )
             file = settings.data_dir / "up.json"
             _write_private(file, msgspec.json.encode(where))
-            crew = Crew(settings.data_dir, settings.environment())
+            crew = Crew(settings.data_dir, child_environment(settings))
             jobs += [group.create_task(crew.keep(f"tester-{n + 1}", ["--role", "tester"])) for n in range(testers)]
             if ready is not None:
                 ready(where)
@@ -106,6 +113,41 @@ async def up(
             for job in jobs:
                 job.cancel()
     return 0
+
+
+@asynccontextmanager
+async def listening(app: web.Application, listen: str, tell: Callable[[str], None]) -> AsyncIterator[str]:
+    """Serves the gateway on `host:port`, or on the next free port when that one is taken; its URL."""
+    host, _, port = listen.rpartition(":")
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        taken = None
+        for candidate in range(int(port), int(port) + PORTS if int(port) else 1):
+            try:
+                await web.TCPSite(runner, host, candidate).start()
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                taken = error
+        else:
+            raise OSError(
+                errno.EADDRINUSE, f"ports {port} to {candidate} of {host} are taken: set CAIRN_LISTEN"
+            ) from taken
+        bound = runner.addresses[0][1]
+        if taken is not None:
+            tell(f"port {port} is taken: listening on {bound}")
+        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+    finally:
+        await runner.cleanup()
+
+
+async def _ring(view: Projection, bell: asyncio.Event) -> None:
+    """Deadlines may have come or gone with every step of their view."""
+    while True:
+        await view.moved()
+        bell.set()
 
 
 def _write_private(file: Path, content: bytes) -> None:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-import platformdirs
+
+from cairn.config import default_data_dir
 
 SECRETS = ("database_url", "nats_url")
 TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -76,7 +77,7 @@ def read(flags: Mapping[str, Any]) -> Settings:
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Settings:
     """Settings from these sources only, `cwd` being an absolute path. Raises `SettingsInvalid`."""
-    values: dict[str, Any] = {"data_dir": _default_data_dir()}
+    values: dict[str, Any] = {"data_dir": default_data_dir()}
     origins = dict.fromkeys(NAMES, "default")
     for layer in (_from_file(environ, cwd), _from_environment(environ, cwd), _from_flags(flags, cwd)):
         for name, (value, origin) in layer.items():
@@ -89,6 +90,12 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Set
         name = where.rstrip("`") or text.partition(" ")[0]
         shown = "" if name in SECRETS else f", not {values[name]!r}"
         raise SettingsInvalid(f"{name} (from {origins[name]}): {text.removeprefix(f'{name} ')}{shown}") from error
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What our own child processes inherit: the environment, with these settings in it."""
+    given = {name: getattr(settings, name) for name in NAMES}
+    return {**os.environ, **{VARIABLES[name]: str(value) for name, value in given.items() if value is not None}}
 
 
 def _from_file(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
@@ -130,11 +137,6 @@ def _from_flags(flags: Mapping[str, Any], cwd: Path) -> dict[str, tuple[Any, str
         _demand_known(name, NAMES, "the flags")
     given = {name: value for name, value in flags.items() if value is not None}
     return {name: (_absolute(name, value, cwd), f"--{name.replace('_', '-')}") for name, value in given.items()}
-
-
-def _default_data_dir() -> Path:
-    # Root's home is closed to the user that Postgres runs as.
-    return Path("/var/lib/cairn") if os.geteuid() == 0 else platformdirs.user_data_path("cairn", appauthor=False)
 
 
 def _absolute(name: str, value: Any, folder: Path) -> Any:

@@ -1,5 +1,7 @@
-"""The rows of the board's tables, named and typed as in `board.sql`. What has its default value is not sent to Postgres:
-the statements that store rows begin from a row of these defaults."""
+"""The rows of the board's tables, named and typed as in `board.sql`.
+
+What has its default value is not sent to Postgres: the statements that store rows begin from a row of the defaults.
+"""
 
 from datetime import datetime
 from typing import Any, Literal

@@ -24,6 +24,9 @@ from projections.sql import statements
 RECONNECT_SECONDS = 0.5
 POLL_SECONDS = 0.05
 """How soon a waiting reader notices a position that another process has projected."""
+SMALL_BATCH = 200
+PACE_SECONDS = 0.01
+"""After a small batch more events are let come together: a transaction costs the same for one as for a hundred."""
 REWIND_POLL_SECONDS = 1.0
 """How soon a view that another process rewound is replayed."""
 
@@ -112,6 +115,11 @@ class Projection:
                 except TimeoutError:
                     await self._move(await self._cursor())
 
+    async def moved(self) -> None:
+        """Returns at the next step of the view that this process makes."""
+        async with self._moved:
+            await self._moved.wait()
+
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
@@ -145,6 +153,8 @@ class Projection:
                 if not await self._advance(connection, batch):
                     return
                 position = batch[-1].position
+                if len(batch) < SMALL_BATCH:
+                    await asyncio.sleep(PACE_SECONDS)
 
     async def _advance(self, connection: Connection, batch: Sequence[Recorded]) -> bool:
         """Whether the batch is in the view now; it is not if the cursor was moved by somebody else."""
@@ -194,9 +204,12 @@ class Projection:
             self._moved.notify_all()
 
     async def _cursor(self) -> int:
-        async with self._pool.connection() as connection:
-            stands = await self._read(connection)
-        return stands or 0
+        """Where the view stands: at 0 before anybody installed it."""
+        try:
+            async with self._pool.connection() as connection:
+                return await self._read(connection) or 0
+        except psycopg.errors.UndefinedTable:
+            return 0
 
     async def _read(self, connection: Connection) -> int | None:
         """The cursor; None if the tables are missing or of an older version of the view."""

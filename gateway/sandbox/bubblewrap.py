@@ -48,11 +48,9 @@ class Bubblewrap:
 
     def _walls(self, cwd: Path, limits: Limits, tenant: Tenant) -> list[str]:
         size = str(limits.file_mb * MIB)
-        if tenant.own:
-            # Root needs no user namespace; in one it could not become the tenant, for which the cage keeps these two.
-            rights = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        else:
-            rights = ["--unshare-user"]
+        # Root needs no user namespace; in one it could not become the tenant, for which the cage keeps these two.
+        dropped = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        rights = dropped if tenant.own else ["--unshare-user"]
         shown = [part for parent in parents([*readable(), cwd]) for part in ("--perms", "0755", "--dir", parent)]
         for path in readable():
             link = Path(path)

@@ -35,7 +35,8 @@ END_SECONDS = 30.0
 class Docker:
     """One container per command: no network, no privileges, a read-only root, the work folder at /work."""
 
-    def __init__(self, image_id: str, isolation: str, *, rootless: bool, cpus: int) -> None:
+    def __init__(self, version: str, image_id: str, isolation: str, *, rootless: bool, cpus: int) -> None:
+        self._version = version
         self._image_id = image_id
         self._rootless = rootless
         self._cpus = cpus
@@ -55,7 +56,9 @@ class Docker:
             digests = found.attrs.get("RepoDigests") or [f"{image}@{found.id}"]
             rootless = "name=rootless" in about.get("SecurityOptions", ())
             cpus = min(CPUS, about["NCPU"])
-            return cls(found.id, f"docker {digests[0]}, no network", rootless=rootless, cpus=cpus)
+            return cls(
+                client.api.api_version, found.id, f"docker {digests[0]}, no network", rootless=rootless, cpus=cpus
+            )
 
         try:
             return await asyncio.to_thread(ask)
@@ -95,7 +98,7 @@ class Docker:
 
     @asynccontextmanager
     async def _container(self, cmd: str, cwd: Path, limits: Limits, tenant: Tenant) -> AsyncIterator[Any]:
-        with closing(await asyncio.to_thread(_library().from_env)) as client:
+        with closing(_library().from_env(version=self._version)) as client:
             creation = asyncio.create_task(asyncio.to_thread(self._create, client, cmd, cwd, limits, tenant))
             try:
                 yield await asyncio.shield(creation)

@@ -124,9 +124,12 @@ def test_a_task_waits_for_the_last_of_its_dependencies_and_is_given_what_all_of_
 
 
 def test_a_task_that_commits_nothing_hands_on_what_it_was_built_on() -> None:
-    last = Task("c", dependencies=("b",))
-    story = given(start(A, AFTER_A, last), completed("a/1", 1, "c1")).when(completed("b/1", 2, None))
+    rest = [Task("c", dependencies=("b",)), Task("d"), Task("e", dependencies=("b", "d"))]
+    story = given(start(A, AFTER_A, *rest), completed("a/1", 1, "c1")).when(completed("b/1", 3, None))
     story.then(An(TaskStarted), An(TaskCompleted), An(TaskDispatched, "c", bases=("c1",)))
+    story.when(completed("d/1", 2, None)).then(
+        An(TaskStarted), An(TaskCompleted), An(TaskDispatched, "e", bases=("c1", "c0"))
+    )
 
 
 def test_results_too_large_for_a_dispatch_keep_their_commit() -> None:
@@ -253,6 +256,11 @@ def test_a_plan_of_one_test_and_no_repository_needs_neither() -> None:
     story.when(verified("a/verify.1", 2, *green(None))).then(
         An(TaskStarted), An(TaskVerified), An(TaskCompleted), An(WorkflowCompleted)
     )
+
+
+def test_work_that_commits_nothing_is_tested_where_it_began() -> None:
+    story = given(start(CHECKED), completed("a/1", 1, None)).when(verified("a/verify.1", 2, *green("c0")))
+    story.then(An(TaskStarted), An(TaskVerified, passed=True), An(TaskCompleted), An(WorkflowCompleted))
 
 
 def test_red_tests_of_a_cancelled_task_change_nothing() -> None:

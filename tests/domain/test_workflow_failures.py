@@ -59,6 +59,7 @@ def test_a_retry_happens_once_and_only_as_scheduled() -> None:
     story.when(retry(2, "ghost")).then()
     story.when(retry(2)).then(An(TaskDispatched))
     story.when(retry(2)).then()
+    story.when(retry(3)).then()
 
 
 def test_the_last_attempt_fails_the_task_its_dependents_and_the_workflow() -> None:
@@ -76,6 +77,14 @@ def test_the_last_attempt_fails_the_task_its_dependents_and_the_workflow() -> No
 def test_a_dependency_that_completes_after_another_has_failed_frees_nothing() -> None:
     story = given(start(ONCE, Task("b"), Task("c", dependencies=("a", "b"))), failed("a/1", 1))
     story.when(completed("b/1", 2)).then(An(TaskStarted), An(TaskCompleted, "b"), An(WorkflowFailed))
+
+
+def test_a_task_that_depends_on_the_failed_one_in_two_ways_is_skipped_once() -> None:
+    tasks = [ONCE, AFTER_A, Task("c", dependencies=("a",)), Task("d", dependencies=("b", "c"))]
+    given(start(*tasks)).when(failed("a/1", 1)).then(
+        An(TaskStarted), An(AttemptFailed), An(TaskFailed, "a"), An(TaskSkipped, "b"), An(TaskSkipped, "c"),
+        An(TaskSkipped, "d"), An(WorkflowFailed),
+    )  # fmt: skip
 
 
 def test_a_task_whose_tests_fail_is_worked_on_again_from_where_it_began() -> None:
@@ -152,8 +161,13 @@ def test_an_agent_not_heard_of_loses_the_lease_and_the_next_one_gets_the_task() 
 
 def test_a_zombie_changes_nothing_and_is_seen() -> None:
     story = given(start(A), started("a/1", 1), lease_lost(1), retry(2), started("a/2", 2, "bob"))
-    for report in (completed("a/1", 1), failed("a/1", 1), completed("a/2", 1), completed("a/1", 2)):
-        story.when(report).then(An(ReportRefused, "a", agent="ann"))
+    for agent in ("ann", "bob"):
+        for report in (
+            completed("a/1", 1, agent=agent),
+            failed("a/2", 1, agent=agent),
+            completed("a/1", 2, agent=agent),
+        ):
+            story.when(report).then(An(ReportRefused, "a", agent=agent))
     story.when(completed("a/2", 2, agent="ann")).then(An(ReportRefused, "a", why="bob holds the lease"))
     story.when(completed("a/2", 2, agent="bob")).then(An(TaskCompleted, "a", agent="bob"), An(WorkflowCompleted))
 
@@ -207,8 +221,8 @@ def test_a_verification_nobody_took_is_offered_again() -> None:
     story = given(start(CHECKED), completed("a/1", 1)).when(offer_again(2))
     story.then(An(TaskDispatched, "a", run="a/verify.1", token=3, purpose="verify", bases=("c1",), tests=TESTS.tests))
     story.when(verified("a/verify.1", 2, *green())).then(An(ReportRefused, "a", token=2))
-    story.when(verified("a/verify.1", 3, *red())).then(
-        An(TaskStarted), An(TaskVerified), An(AttemptFailed), An(RetryScheduled)
+    story.when(failed("a/verify.1", 3, "sandbox", "tess")).then(
+        An(TaskStarted), An(AttemptFailed), An(TaskDispatched, run="a/verify.2", token=4)
     )
 
 

@@ -1,4 +1,4 @@
-"""A process that appends for itself: `another_process.py DSN TENANT NATS_URL|- NAME WRITERS APPENDS [shared stream]`."""
+"""A process that appends for itself: `another_process.py DSN TENANT NATS_URL|- NAME WRITERS APPENDS`."""
 
 import asyncio
 import sys

@@ -55,8 +55,8 @@ async def in_stream(bus: Bus, name: str) -> list[Recorded]:
     """Everything a JetStream stream holds, by its own sequences."""
     info = await bus.api(f"STREAM.INFO.{name}")
     last, count = info["state"]["last_seq"], info["state"]["messages"]
-    await bus.ensure_consumer(name, {"name": f"look-{uuid4().hex}", "ack_policy": "none", "mem_storage": True} | {})
-    consumer = (await bus.api(f"CONSUMER.NAMES.{name}"))["consumers"][-1]
+    consumer = f"look-{uuid4().hex}"
+    await bus.ensure_consumer(name, {"name": consumer, "ack_policy": "none", "mem_storage": True})
     held: list[Recorded] = []
     async with asyncio.timeout(SECONDS), aclosing(cast(Any, bus.pull(name, consumer, wait_seconds=0.5))) as batches:
         while len(held) < count:

@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid4, uuid5
 
 import msgspec
 import pytest
@@ -90,8 +90,6 @@ def test_what_is_no_announcement_is_not_understood(body: bytes) -> None:
 
 
 def test_ids_are_uuid5_of_the_command() -> None:
-    from uuid import uuid4, uuid5
-
     for index in range(200):
         command = uuid4()
         assert event_id(command, index) == uuid5(command, str(index))

@@ -46,9 +46,7 @@ async def tailed(ledger: Ledger, total: int) -> list[int]:
     return positions
 
 
-async def test_nobody_sees_what_comes_after_an_open_transaction(
-    ledger: Ledger, postgres_url: str, tenant: str
-) -> None:
+async def test_nobody_sees_what_comes_after_an_open_transaction(ledger: Ledger, postgres_url: str, tenant: str) -> None:
     """A slow writer holds position 2; whoever comes later must not be seen, nor numbered, before it."""
     (first,) = await fill(ledger, "workflow-a", 1)
     async with await psycopg.AsyncConnection.connect(postgres_url) as slow:

@@ -1,4 +1,4 @@
-"""Random histories, produced by the rules themselves: random plans, agents, failures, deadlines, answers and cancels."""
+"""Random histories, as the rules make them: random plans, agents, failures, deadlines, answers and cancels."""
 
 from random import Random
 
@@ -110,5 +110,7 @@ def _about_run(random: Random, task: TaskState, now: float) -> WorkflowCommand:
     assert task.result is not None
     code = random.choice([0, 0, 1, 127, None])
     output = random.choice(NASTY)
-    receipts = (Receipt("make test", code, code is None, 0.25, "process", task.result.commit, len(output), "0", output),)
+    receipts = (
+        Receipt("make test", code, code is None, 0.25, "process", task.result.commit, len(output), "0", output),
+    )
     return ReportVerified(receipts=receipts, **who)

@@ -65,21 +65,6 @@ class Sliced:
                 await self._stands(after)
 
 
-@contextlib.asynccontextmanager
-async def running(projections: Sequence[Projection], ledger: Any) -> AsyncIterator[None]:
-    """Projects until the block ends; a projection's fault ends the block."""
-    tasks = [asyncio.create_task(it.run(ledger)) for it in projections]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-
-
 async def projected(projection: Projection, ledger: Any, head: int) -> None:
     """Until the view holds the head. Its fault is raised at once."""
     task = asyncio.create_task(projection.run(ledger))

@@ -1,4 +1,4 @@
-"""The ports of `handlers` that the views and the repositories fulfil: deadlines and leases, branches and their cursor."""
+"""The ports of `handlers`, fulfilled by views and repositories: deadlines and leases, branches and their cursor."""
 
 import time
 from pathlib import Path

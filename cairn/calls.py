@@ -1,0 +1,222 @@
+"""What both clients share: the calls of the HTTP API, and what their answers mean.
+
+A call is data; how it travels is the client's matter. Every command carries an idempotency key, so that one whose
+answer was lost can be sent again: it is carried out once.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from urllib.parse import quote, urlencode
+from uuid import uuid4
+
+import msgspec
+
+from cairn.config import Connection, connection
+
+API = "/api/v1"
+ANSWER_SECONDS = 90.0
+"""Longer than the system itself waits for a Postgres that is away."""
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 45.0
+"""A stream that does not even ping for so long is dead; pings come every 15 s."""
+AGAIN_SECONDS = (0.1, 0.3, 1.0)
+"""The waits before a call is made again."""
+FOLLOW_SECONDS = 60.0
+"""How long a stream that worked once is asked for again."""
+FOLLOW_AGAIN_SECONDS = 0.5
+TRY_AGAIN = (429, 503)
+ENDED = ("completed", "failed", "cancelled")
+"""The statuses of a workflow to which nothing will happen any more."""
+
+Json = dict[str, Any]
+PlanLike = Mapping[str, Any] | bytes | Path
+"""A plan as Python values, as the bytes of its JSON, or as the path of its file."""
+
+_NEXT = re.compile(r'<([^>]*)>;\s*rel="next"')
+
+
+class CairnError(Exception):
+    """The system did not do as asked. `code` is stable, `detail` says why, `status` is the HTTP one (0: no answer).
+
+    `problems` holds what is wrong with the request, each `{"detail", "pointer"?, "parameter"?, "hint"?}`; pointers are
+    JSON pointers into the request's body, where a submitted plan is under `/plan`.
+    """
+
+    def __init__(self, code: str, status: int, detail: str, problems: tuple[dict[str, str], ...] = ()) -> None:
+        super().__init__(detail)
+        self.code, self.status, self.detail, self.problems = code, status, detail, problems
+
+
+class NotFound(CairnError):
+    """There is no such workflow or ask."""
+
+
+class Conflict(CairnError):
+    """The rules say no to it as things stand now: look again, then decide."""
+
+
+class Invalid(CairnError):
+    """The request is wrong in itself; `problems` says where."""
+
+
+class Unauthorized(CairnError):
+    """The token is not the one that the running system asks for."""
+
+
+class Unreachable(CairnError):
+    """Nobody answers, or what the system needs is away. The detail names the command that helps."""
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """The workflow that a plan was started as. A view of at least `position` shows it."""
+
+    workflow: str
+    position: int
+
+
+class Call(NamedTuple):
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = {}
+
+
+def where(given: Connection | None) -> Connection:
+    """The system to speak to. Unreachable if nothing says where it is."""
+    try:
+        return given or connection()
+    except ConnectionError as error:
+        raise Unreachable("not_running", 0, str(error)) from None
+
+
+def standing(where: Connection, actor: str | None) -> dict[str, str]:
+    """The headers of every call. ValueError for a name that cannot be sent."""
+    if actor is not None and not (actor.isprintable() and len(actor.strip()) > 0 and len(actor) <= 100):
+        raise ValueError(f"actor {actor!r}: 1 to 100 printable characters")
+    token = {"Authorization": f"Bearer {where.token}"} if where.token else {}
+    return token | ({"X-Cairn-Actor": actor} if actor else {})
+
+
+def submit(plan: PlanLike, id: str | None, repository: str | None, base: str | None, key: str | None) -> Call:
+    """Invalid, before anything is sent, if the plan is no JSON at all."""
+    raw = _raw(plan)
+    try:
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        place = {"pointer": "/plan", "detail": f"not JSON: {error}", "hint": "`cairn validate` says where"}
+        raise Invalid("invalid_plan", 0, f"the plan is not JSON: {error}", (place,)) from None
+    body: Json = {"plan": msgspec.Raw(raw), "id": id, "repository": repository, "base": base}
+    return _command(f"{API}/workflows", {name: value for name, value in body.items() if value is not None}, key)
+
+
+def validate(plan: PlanLike) -> Call:
+    return Call("POST", f"{API}/plans/validate", _raw(plan), {"Content-Type": "application/json"})
+
+
+def cancel(id: str, reason: str) -> Call:
+    return _command(f"{API}/workflows/{quote(id, safe='')}/cancel", {"reason": reason})
+
+
+def answer(id: str, ask: str, approved: bool, shown: str, because: str) -> Call:
+    path = f"{API}/workflows/{quote(id, safe='')}/asks/{quote(ask, safe='')}/answer"
+    return _command(path, {"approved": approved, "shown": shown, "because": because})
+
+
+def workflows(limit: int, status: str | None) -> Call:
+    return Call("GET", _query(f"{API}/workflows", limit=limit, status=status))
+
+
+def workflow(id: str, at_least: int | None) -> Call:
+    return Call("GET", _query(f"{API}/workflows/{quote(id, safe='')}", at_least=at_least))
+
+
+def events(after: int, workflow: str | None, type: str | None, follow: bool) -> Call:
+    path = _query(f"{API}/events", after=after, workflow=workflow, type=type, follow="1" if follow else None)
+    return Call("GET", path, headers={"Accept": "application/x-ndjson"})
+
+
+def next_page(link: str | None) -> Call | None:
+    """The call that a Link header tells to make next."""
+    found = _NEXT.search(link or "")
+    return Call("GET", found[1], headers={"Accept": "application/x-ndjson"}) if found else None
+
+
+VERSION = Call("GET", "/version")
+READY = Call("GET", "/readyz?verbose=1")
+
+
+def decoded(status: int, body: bytes) -> Json:
+    """The answer; CairnError if it says that something went wrong."""
+    if status >= 300:
+        raise error_of(status, body)
+    try:
+        return cast(Json, msgspec.json.decode(body))
+    except msgspec.DecodeError:
+        raise CairnError("no_json", status, f"no answer of Cairn's: {body[:80]!r}") from None
+
+
+def events_of(body: bytes) -> Iterator[Json]:
+    """The events of a page."""
+    return (msgspec.json.decode(line) for line in body.splitlines() if line)
+
+
+def position_of(event: Json) -> int:
+    return int(event["sequence"])
+
+
+def has_ended(detail: Json) -> bool:
+    return detail["workflow"]["status"] in ENDED
+
+
+def ends(event: Json) -> bool:
+    """Whether it is a workflow's last event."""
+    return str(event["type"]).split(".")[1:3] in [["workflow", status] for status in ENDED]
+
+
+def error_of(status: int, body: bytes) -> CairnError:
+    """What a problem document says, or a status without one."""
+    try:
+        problem = msgspec.json.decode(body)
+        code, detail, errors = problem["code"], problem["detail"], tuple(problem.get("errors", ()))
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        code, detail, errors = f"http_{status}", f"HTTP {status}: {body[:200].decode(errors='replace')}", ()
+    match status:
+        case 401 | 403:
+            return Unauthorized(code, status, detail, errors)
+        case 404:
+            return NotFound(code, status, detail, errors)
+        case 409:
+            return Conflict(code, status, detail, errors)
+        case 502 | 503 | 504:
+            return Unreachable(code, status, f"{detail} (`cairn doctor` says what is wrong)", errors)
+        case _ if 400 <= status < 500 and status != 429:
+            return Invalid(code, status, detail, errors)
+    return CairnError(code, status, detail, errors)
+
+
+def unreachable(url: str, error: BaseException) -> Unreachable:
+    said = str(error) or type(error).__name__
+    return Unreachable(
+        "unreachable", 0, f"nobody answers at {url} ({said}): start it with `cairn up`, or look with `cairn doctor`"
+    )
+
+
+def _raw(plan: PlanLike) -> bytes:
+    match plan:
+        case bytes():
+            return plan
+        case Path():
+            return plan.read_bytes()
+    return msgspec.json.encode(plan)
+
+
+def _command(path: str, body: Json, key: str | None = None) -> Call:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key or str(uuid4())}
+    return Call("POST", path, msgspec.json.encode(body), headers)
+
+
+def _query(path: str, **given: str | int | None) -> str:
+    query = urlencode({name: value for name, value in given.items() if value is not None})
+    return f"{path}?{query}" if query else path

@@ -1,0 +1,197 @@
+"""The client for asynchronous code, on aiohttp. The same methods as `cairn.sync.SyncClient`, awaited.
+
+async with Client() as client:
+    run = await client.submit(Path("plan.json"))
+    async for event in client.events(run.position, workflow=run.workflow, follow=True):
+        ...
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import NamedTuple, Self
+
+import aiohttp
+import msgspec
+
+from cairn import calls
+from cairn.calls import Call, Json, PlanLike, Submitted
+from cairn.config import Connection
+
+_CUT = (aiohttp.ClientError, OSError)
+
+
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
+    link: str | None
+
+
+class Client:
+    """`connection` says which system (default: the one that runs here), `actor` who asks, as the events will name it.
+
+    Use it in one event loop, and close it there: `async with Client() as client`, or `close`. Every method raises
+    CairnError (`cairn.calls`) and makes its call again, four times in all, when it cannot be made.
+    """
+
+    def __init__(self, connection: Connection | None = None, *, actor: str | None = None) -> None:
+        where = calls.where(connection)
+        self._url = where.url.rstrip("/")
+        self._headers = calls.standing(where, actor)
+        self._opened: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
+
+    async def submit(
+        self,
+        plan: PlanLike,
+        *,
+        id: str | None = None,
+        repository: str | None = None,
+        base: str | None = None,
+        key: str | None = None,
+    ) -> Submitted:
+        """Starts a plan: as `id`, or the plan's own id with a number behind it if that is taken.
+
+        `key` makes a repeat of this call, from anywhere and at any time, give the first answer. `base` is the commit of
+        `repository` that work starts from. Invalid: `problems` names every place of the plan that is wrong.
+        """
+        return msgspec.convert(await self._ask(calls.submit(plan, id, repository, base, key)), Submitted)
+
+    async def validate(self, plan: PlanLike) -> list[dict[str, str]]:
+        """What is wrong with a plan, each `{"pointer", "detail", "hint"?}`, pointers into the plan; empty if nothing."""
+        found: list[dict[str, str]] = (await self._ask(calls.validate(plan)))["errors"]
+        return found
+
+    async def cancel(self, id: str, reason: str = "") -> int:
+        """Cancels what is still open; the position that shows it. NotFound; Conflict if the workflow has ended."""
+        return int((await self._ask(calls.cancel(id, reason)))["position"])
+
+    async def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> int:
+        """Decides an ask on exactly what was shown (the ask's sha256); the position that shows it. NotFound, Conflict."""
+        return int((await self._ask(calls.answer(id, ask, approved, shown, because)))["position"])
+
+    async def workflows(self, limit: int = 50, *, status: str | None = None) -> list[Json]:
+        """At most `limit` (1,000) workflows, the newest first, as the board's rows."""
+        found: list[Json] = (await self._ask(calls.workflows(limit, status)))["workflows"]
+        return found
+
+    async def workflow(self, id: str, at_least: int | None = None) -> Json:
+        """One workflow whole, as of at least that position: `{"workflow": {}, "tasks": [], "attempts": [], "asks": []}`."""
+        return await self._ask(calls.workflow(id, at_least))
+
+    async def events(
+        self, after: int = 0, *, workflow: str | None = None, type: str | None = None, follow: bool = False
+    ) -> AsyncGenerator[Json, None]:
+        """The CloudEvents after a position, each once and in order; with `follow` all to come as well, over cut
+        connections too. `type` may be a pattern as `task.*`. Unreachable when it stays cut for a minute.
+        """
+        if follow:
+            async with aclosing(self._follow(after, workflow, type)) as events:
+                async for event in events:
+                    yield event
+        call: Call | None = None if follow else calls.events(after, workflow, type, follow)
+        while call:
+            page = await self._send(call)
+            if page.status != 200:
+                raise calls.error_of(page.status, page.body)
+            for event in calls.events_of(page.body):
+                yield event
+            call = calls.next_page(page.link)
+
+    async def wait(self, id: str, timeout: float | None = None) -> Json:
+        """The workflow, as `workflow` gives it, once it has ended. TimeoutError after so many seconds."""
+        async with asyncio.timeout(timeout):
+            detail = await self.workflow(id)
+            while not calls.has_ended(detail):
+                async with aclosing(self._follow(detail["workflow"]["last"], id, "workflow.*")) as events:
+                    async for event in events:
+                        if calls.ends(event):
+                            detail = await self.workflow(id, calls.position_of(event))
+                            break
+            return detail
+
+    async def version(self) -> Json:
+        """`{"name", "version", "tenant", "api"}`."""
+        return await self._ask(calls.VERSION)
+
+    async def ready(self) -> Json:
+        """`{"ready": bool, "checks": {part: {"ok", "detail", "behind"?}}}`, as of now."""
+        answer = await self._once(calls.READY)
+        return calls.decoded(200 if answer.body.startswith(b'{"ready"') else answer.status, answer.body)
+
+    async def _ask(self, call: Call) -> Json:
+        answer = await self._send(call)
+        return calls.decoded(answer.status, answer.body)
+
+    async def _send(self, call: Call) -> _Answer:
+        for pause in calls.AGAIN_SECONDS:
+            try:
+                answer = await self._once(call)
+            except calls.Unreachable as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    raise
+            else:
+                if answer.status not in calls.TRY_AGAIN:
+                    return answer
+            await asyncio.sleep(pause)
+        return await self._once(call)
+
+    async def _once(self, call: Call) -> _Answer:
+        limit = aiohttp.ClientTimeout(total=calls.ANSWER_SECONDS, sock_connect=calls.CONNECT_SECONDS)
+        try:
+            async with self._request(call, limit) as response:
+                return _Answer(response.status, await response.read(), response.headers.get("Link"))
+        except _CUT as error:
+            raise calls.unreachable(self._url, error) from error
+
+    async def _follow(self, after: int, workflow: str | None, type: str | None) -> AsyncGenerator[Json, None]:
+        loop = asyncio.get_running_loop()
+        worked, since = False, loop.time()
+        while True:
+            try:
+                async with aclosing(self._lines(calls.events(after, workflow, type, True))) as lines:
+                    async for line in lines:
+                        worked, since = True, loop.time()
+                        if line:
+                            event: Json = msgspec.json.decode(line)
+                            after = calls.position_of(event)
+                            yield event
+                            since = loop.time()
+            except calls.Unreachable:
+                if loop.time() - since > (calls.FOLLOW_SECONDS if worked else sum(calls.AGAIN_SECONDS)):
+                    raise
+            await asyncio.sleep(calls.FOLLOW_AGAIN_SECONDS)
+
+    async def _lines(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Whole lines only; the last one of a stream that was cut is not."""
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=calls.CONNECT_SECONDS, sock_read=calls.SILENCE_SECONDS)
+        pieces: list[bytes] = []
+        try:
+            async with self._request(call, limit) as response:
+                if response.status != 200:
+                    raise calls.error_of(response.status, await response.read())
+                async for chunk in response.content.iter_any():  # its own lines are limited in length
+                    *ended, rest = chunk.split(b"\n")
+                    for line in ended:
+                        yield b"".join((*pieces, line))
+                        pieces = []
+                    pieces.append(rest)
+        except _CUT as error:
+            raise calls.unreachable(self._url, error) from error
+
+    def _request(self, call: Call, limit: aiohttp.ClientTimeout) -> aiohttp.client._RequestContextManager:
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(headers=self._headers)
+        return self._opened.request(
+            call.method, self._url + call.path, data=call.body, headers=call.headers, timeout=limit
+        )

@@ -1,0 +1,201 @@
+"""The client for code that waits: scripts, threads, notebooks, and callbacks inside a running event loop.
+
+Every call opens a connection of its own and closes it, so one client may be used by any number of threads, and after a
+fork; there is nothing to close.
+"""
+
+import http.client
+import time
+from collections.abc import Generator
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from cairn import calls
+from cairn.calls import Call, Json, PlanLike, Submitted
+from cairn.config import Connection
+
+_CUT = (OSError, http.client.HTTPException)
+
+
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
+    link: str | None
+
+
+class SyncClient:
+    """`connection` says which system (default: the one that runs here), `actor` who asks, as the events will name it.
+
+    Every method raises CairnError (`cairn.calls`) and makes its call again, four times in all, when it cannot be made.
+    """
+
+    def __init__(self, connection: Connection | None = None, *, actor: str | None = None) -> None:
+        where = calls.where(connection)
+        self._url, self._parts = where.url, urlsplit(where.url)
+        self._headers = calls.standing(where, actor)
+
+    def submit(
+        self,
+        plan: PlanLike,
+        *,
+        id: str | None = None,
+        repository: str | None = None,
+        base: str | None = None,
+        key: str | None = None,
+    ) -> Submitted:
+        """Starts a plan: as `id`, or the plan's own id with a number behind it if that is taken.
+
+        `key` makes a repeat of this call, from anywhere and at any time, give the first answer. `base` is the commit of
+        `repository` that work starts from. Invalid: `problems` names every place of the plan that is wrong.
+        """
+        return msgspec.convert(self._ask(calls.submit(plan, id, repository, base, key)), Submitted)
+
+    def validate(self, plan: PlanLike) -> list[dict[str, str]]:
+        """What is wrong with a plan, each `{"pointer", "detail", "hint"?}`, pointers into the plan; empty if nothing."""
+        found: list[dict[str, str]] = self._ask(calls.validate(plan))["errors"]
+        return found
+
+    def cancel(self, id: str, reason: str = "") -> int:
+        """Cancels what is still open; the position that shows it. NotFound; Conflict if the workflow has ended."""
+        return int(self._ask(calls.cancel(id, reason))["position"])
+
+    def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> int:
+        """Decides an ask on exactly what was shown (the ask's sha256); the position that shows it. NotFound, Conflict."""
+        return int(self._ask(calls.answer(id, ask, approved, shown, because))["position"])
+
+    def workflows(self, limit: int = 50, *, status: str | None = None) -> list[Json]:
+        """At most `limit` (1,000) workflows, the newest first, as the board's rows."""
+        found: list[Json] = self._ask(calls.workflows(limit, status))["workflows"]
+        return found
+
+    def workflow(self, id: str, at_least: int | None = None) -> Json:
+        """One workflow whole, as of at least that position: `{"workflow": {}, "tasks": [], "attempts": [], "asks": []}`."""
+        return self._ask(calls.workflow(id, at_least))
+
+    def events(
+        self, after: int = 0, *, workflow: str | None = None, type: str | None = None, follow: bool = False
+    ) -> Generator[Json, None, None]:
+        """The CloudEvents after a position, each once and in order; with `follow` all to come as well, over cut
+        connections too. `type` may be a pattern as `task.*`. Unreachable when it stays cut for a minute.
+        """
+        if follow:
+            yield from self._follow(after, workflow, type, None)
+            return
+        call: Call | None = calls.events(after, workflow, type, follow)
+        while call:
+            page = self._send(call)
+            if page.status != 200:
+                raise calls.error_of(page.status, page.body)
+            yield from calls.events_of(page.body)
+            call = calls.next_page(page.link)
+
+    def wait(self, id: str, timeout: float | None = None) -> Json:
+        """The workflow, as `workflow` gives it, once it has ended. TimeoutError after so many seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        detail = self.workflow(id)
+        while not calls.has_ended(detail):
+            for event in self._follow(detail["workflow"]["last"], id, "workflow.*", deadline):
+                if calls.ends(event):
+                    detail = self.workflow(id, calls.position_of(event))
+                    break
+        return detail
+
+    def version(self) -> Json:
+        """`{"name", "version", "tenant", "api"}`."""
+        return self._ask(calls.VERSION)
+
+    def ready(self) -> Json:
+        """`{"ready": bool, "checks": {part: {"ok", "detail", "behind"?}}}`, as of now."""
+        answer = self._once(calls.READY)
+        return calls.decoded(200 if answer.body.startswith(b'{"ready"') else answer.status, answer.body)
+
+    def _ask(self, call: Call) -> Json:
+        answer = self._send(call)
+        return calls.decoded(answer.status, answer.body)
+
+    def _send(self, call: Call) -> _Answer:
+        for pause in calls.AGAIN_SECONDS:
+            try:
+                answer = self._once(call)
+            except calls.Unreachable as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    raise
+            else:
+                if answer.status not in calls.TRY_AGAIN:
+                    return answer
+            time.sleep(pause)
+        return self._once(call)
+
+    def _once(self, call: Call) -> _Answer:
+        connection = self._open(calls.ANSWER_SECONDS)
+        try:
+            connection.connect()
+            response = self._request(connection, call)
+            return _Answer(response.status, response.read(), response.headers.get("Link"))
+        except _CUT as error:
+            raise calls.unreachable(self._url, error) from error
+        finally:
+            connection.close()
+
+    def _follow(
+        self, after: int, workflow: str | None, type: str | None, deadline: float | None
+    ) -> Generator[Json, None, None]:
+        worked, since = False, time.monotonic()
+        while True:
+            try:
+                for line in self._lines(calls.events(after, workflow, type, True), deadline):
+                    worked, since = True, time.monotonic()
+                    if line:
+                        event: Json = msgspec.json.decode(line)
+                        after = calls.position_of(event)
+                        yield event
+                        since = time.monotonic()
+            except calls.Unreachable:
+                if time.monotonic() - since > (calls.FOLLOW_SECONDS if worked else sum(calls.AGAIN_SECONDS)):
+                    raise
+            time.sleep(min(calls.FOLLOW_AGAIN_SECONDS, _left(deadline, calls.FOLLOW_AGAIN_SECONDS)))
+
+    def _lines(self, call: Call, deadline: float | None) -> Generator[bytes, None, None]:
+        """Whole lines only; the last one of a stream that was cut is not. TimeoutError when the deadline has passed."""
+        connection = self._open(_left(deadline, calls.CONNECT_SECONDS))
+        try:
+            connection.connect()
+            socket = connection.sock  # the connection forgets it once the response has begun
+            socket.settimeout(_left(deadline, calls.ANSWER_SECONDS))
+            response = self._request(connection, call)
+            if response.status != 200:
+                raise calls.error_of(response.status, response.read())
+            while True:
+                socket.settimeout(_left(deadline, calls.SILENCE_SECONDS))
+                line = response.readline()
+                if not line.endswith(b"\n"):
+                    return
+                yield line.rstrip(b"\n")
+        except _CUT as error:
+            _left(deadline, 0.0)
+            raise calls.unreachable(self._url, error) from error
+        finally:
+            connection.close()
+
+    def _open(self, timeout: float) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+        return kind(self._parts.hostname or "", self._parts.port, timeout=timeout)
+
+    def _request(self, connection: http.client.HTTPConnection, call: Call) -> http.client.HTTPResponse:
+        headers = {name: value.encode() for name, value in {**self._headers, **call.headers}.items()}
+        connection.request(
+            call.method, self._parts.path.rstrip("/") + call.path, call.body, {**headers, "Connection": b"close"}
+        )
+        return connection.getresponse()
+
+
+def _left(deadline: float | None, most: float) -> float:
+    """Seconds until the deadline, at most so many. TimeoutError if it has passed."""
+    if deadline is None:
+        return most
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the workflow has not ended in time")
+    return min(left, most)

@@ -1,0 +1,62 @@
+"""Whether the system can work, found out by asking: Postgres, NATS, and how far view and relay are behind."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from ledger.errors import LedgerError
+from ledger.ledger import Ledger
+from ledger.ports import Bus
+from projections.project import Projection
+
+ANSWER_SECONDS = 2.0
+BEHIND_EVENTS = 10_000
+"""A view or a relay further behind than this is catching up, not working."""
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`behind` counts events; None where there is nothing to count, or nobody knows."""
+
+    ok: bool
+    detail: str
+    behind: int | None = None
+
+
+async def checks(ledger: Ledger, bus: Bus, board: Projection) -> dict[str, Check]:
+    """The state of each part, as of now; never raises, never takes longer than two seconds."""
+    (postgres, head), nats = await asyncio.gather(_postgres(ledger), _nats(bus))
+    relayed = ledger.relay.last if ledger.relay else None
+    return {
+        "postgres": postgres,
+        "nats": nats,
+        "board": _lag(head, board.position),
+        "relay": _lag(head, relayed),
+    }
+
+
+async def _postgres(ledger: Ledger) -> tuple[Check, int | None]:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            head = (await ledger.head()).position
+    except (LedgerError, TimeoutError):
+        return Check(False, "does not answer"), None
+    return Check(True, f"answers, the ledger is at position {head}"), head
+
+
+async def _nats(bus: Bus) -> Check:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            answer: dict[str, Any] = await bus.api("INFO")
+    except (ConnectionError, TimeoutError):
+        return Check(False, "does not answer, or not as JetStream")
+    if error := answer.get("error"):
+        return Check(False, f"JetStream refuses: {error.get('description')}")
+    return Check(True, "answers, JetStream is on")
+
+
+def _lag(head: int | None, position: int | None) -> Check:
+    if head is None or position is None:
+        return Check(False, "unknown")
+    behind = max(0, head - position)
+    return Check(behind <= BEHIND_EVENTS, f"at position {min(position, head)}", behind)

@@ -1,0 +1,281 @@
+"""The HTTP API: its routes, and what each of them does.
+
+A command is answered after it is recorded, with the `position` that shows it: `at_least=<position>` makes a reader wait
+for the view to be there. The same Idempotency-Key gets the same answer for as long as the ledger exists. Everything
+that goes wrong is a problem document (`gateway/problems.py`).
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from domain.commands import Answer, Cancel, StartWorkflow, WorkflowCommand
+from domain.errors import NotFound
+from domain.events import AskAnswered, WorkflowCancelled, WorkflowStarted
+from domain.validate import parse
+from domain.validate import problems as problems_of
+from gateway import requests, stream
+from gateway.access import access
+from gateway.health import checks
+from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
+from gateway.start import Starts
+from handlers.execute import Executor, Order
+from ledger.ledger import Ledger
+from ledger.ports import Bus
+from ledger.postgres import Pool
+from ledger.recorded import Recorded
+from projections.board import BoardDetail, BoardWorkflow, workflow, workflows
+from projections.project import Projection
+
+API = "/api/v1"
+VIEW_SECONDS = 5.0
+"""How long a reader waits for the view to reach a position."""
+STATUSES = "queued|running|paused|waiting|completed|failed|cancelled|timed_out"
+
+
+def application(
+    *,
+    executor: Executor,
+    ledger: Ledger,
+    board: Projection,
+    pool: Pool,
+    bus: Bus,
+    token: str,
+    version: str,
+    lease_seconds: float = 30.0,
+    hosts: Collection[str] = (),
+) -> web.Application:
+    """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool`.
+
+    `lease_seconds` is what agents of new workflows are given; `hosts` are names besides this machine's own under which
+    it may be asked. ValueError without a token.
+    """
+    app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
+    commands = _Commands(executor, ledger, lease_seconds)
+    views = _Views(ledger, board, pool)
+    events = _Events(stream.Events(ledger, pool))
+    system = _System(ledger, bus, board, version)
+    app.add_routes(
+        [
+            web.post(f"{API}/workflows", commands.start),
+            web.post(f"{API}/plans/validate", commands.validate),
+            web.post(f"{API}/workflows/{{workflow}}/cancel", commands.cancel),
+            web.post(f"{API}/workflows/{{workflow}}/asks/{{ask}}/answer", commands.answer),
+            web.get(f"{API}/workflows", views.page),
+            web.get(f"{API}/workflows/{{workflow}}", views.detail),
+            web.get(f"{API}/events", events.read, allow_head=False),
+            web.get("/livez", system.live),
+            web.get("/readyz", system.ready),
+            web.get("/version", system.about),
+        ]
+    )
+    app.on_response_prepare.append(_protect)
+    app.on_shutdown.append(events.close)
+    return app
+
+
+class _Commands:
+    def __init__(self, executor: Executor, ledger: Ledger, lease_seconds: float) -> None:
+        self._executor, self._ledger, self._lease_seconds = executor, ledger, lease_seconds
+        self._starts = Starts(executor)
+
+    async def validate(self, request: web.Request) -> web.Response:
+        """The body is the plan itself. 200 whatever is found: `{valid, errors: [{pointer, detail, hint}]}`."""
+        requests.parameters(request)
+        raw = await requests.raw_body(request)
+        found = await asyncio.to_thread(problems_of, raw)
+        return _json({"valid": not found, "errors": places(found)})
+
+    async def start(self, request: web.Request) -> web.Response:
+        requests.parameters(request)
+        asked = await requests.body(request, requests.Submission)
+        # A plan of 16 MB takes seconds to judge: others are served meanwhile.
+        plan = await asyncio.to_thread(parse, bytes(asked.plan))
+        command_id, actor, trace = requests.command_id(request), requests.actor(request), requests.traceparent(request)
+
+        def order(name: str) -> Order:
+            command = StartWorkflow(
+                now=time.time(), workflow=name, plan=plan, repository=asked.repository, base=asked.base,
+                lease_seconds=self._lease_seconds,
+            )  # fmt: skip
+            return Order(command_id, command, actor, trace)
+
+        if asked.id is not None:
+            recorded = await self._executor.submit(asked.id, order(asked.id))
+        else:
+            recorded = await self._starts.start(plan.id, order)
+        match recorded[0].event:
+            case WorkflowStarted(workflow=name, repository=asked.repository, base=asked.base) as started if (
+                started.plan == plan and asked.id in (None, name)
+            ):
+                return _json({"workflow": name, "position": recorded[-1].position}, 201)
+        raise _key_reused()
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        requests.parameters(request)
+        asked = await requests.body(request, requests.Cancellation)
+        command = Cancel(now=time.time(), by=requests.actor(request), reason=asked.reason)
+        name, recorded = await self._execute(request, command)
+        match recorded[-1].event if recorded else None:
+            case None:
+                pass
+            case WorkflowCancelled(workflow=cancelled, reason=asked.reason) if cancelled == name:
+                pass
+            case _:
+                raise _key_reused()
+        return await self._accepted(name, recorded)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        requests.parameters(request)
+        asked, ask = await requests.body(request, requests.Decision), request.match_info["ask"]
+        command = Answer(
+            now=time.time(), ask=ask, shown=asked.shown, approved=asked.approved, by=requests.actor(request),
+            because=asked.because,
+        )  # fmt: skip
+        name, recorded = await self._execute(request, command)
+        match recorded[0].event:
+            case AskAnswered(ask=answered, approved=asked.approved, because=asked.because) if (
+                answered == ask and recorded[0].stream == f"workflow-{name}"
+            ):
+                return await self._accepted(name, recorded)
+        raise _key_reused()
+
+    async def _execute(self, request: web.Request, command: WorkflowCommand) -> tuple[str, list[Recorded]]:
+        name = requests.workflow_of(request)
+        order = Order(requests.command_id(request), command, requests.actor(request), requests.traceparent(request))
+        return name, await self._executor.submit(name, order)
+
+    async def _accepted(self, name: str, recorded: Sequence[Recorded]) -> web.Response:
+        """What is so already has no event of its own; a view at the ledger's end shows it."""
+        position = recorded[-1].position if recorded else (await self._ledger.head()).position
+        return _json({"workflow": name, "position": position})
+
+
+class _Views:
+    def __init__(self, ledger: Ledger, board: Projection, pool: Pool) -> None:
+        self._ledger, self._board, self._pool = ledger, board, pool
+
+    async def page(self, request: web.Request) -> web.Response:
+        """The newest first; `after` is the `next` of the page before."""
+        query = requests.parameters(request, "limit", "after", "status")
+        limit = requests.number(query, "limit", 50, requests.PAGE_ITEMS, least=1)
+        before = requests.number(query, "after", requests.LARGEST_NUMBER)
+        status = requests.matching(query, "status", STATUSES, f"one of {STATUSES.replace('|', ', ')}")
+        found: list[BoardWorkflow] = []
+        async with self._pool.connection() as connection:
+            while len(found) <= limit:
+                chunk = await workflows(connection, requests.PAGE_ITEMS if status else limit + 1, before)
+                found += [row for row in chunk if status in (None, row.status)]
+                if not chunk or not status:
+                    break
+                before = chunk[-1].first
+        following = found[limit - 1].first if len(found) > limit else None
+        headers = _link(f"{API}/workflows", query, following)
+        return _json({"workflows": found[:limit], "next": following}, headers=headers)
+
+    async def detail(self, request: web.Request) -> web.Response:
+        query = requests.parameters(request, "at_least")
+        name = requests.workflow_of(request)
+        await self._reached(requests.number(query, "at_least", 0))
+        if (detail := await self._find(name)) is None:
+            # Most likely it is being started: whoever was told so has to find it.
+            await self._reached((await self._ledger.head()).position)
+            detail = await self._find(name)
+        if detail is None:
+            raise NotFound(f"there is no workflow {name}")
+        return _json(detail)
+
+    async def _find(self, name: str) -> BoardDetail | None:
+        async with self._pool.connection() as connection:
+            return await workflow(connection, name)
+
+    async def _reached(self, position: int) -> None:
+        try:
+            await self._board.reached(position, VIEW_SECONDS)
+        except TimeoutError:
+            behind = f"the board is at position {self._board.position}, not yet at {position}"
+            again = {"Retry-After": str(AGAIN_SECONDS)}
+            raise Unacceptable(503, "view_behind", f"{behind}: ask again", headers=again) from None
+
+
+class _Events:
+    def __init__(self, events: stream.Events) -> None:
+        self._events = events
+
+    async def close(self, _: web.Application) -> None:
+        self._events.close()
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """NDJSON, a page or `follow`ing; server-sent events, which always follow, if they are what is accepted."""
+        query = requests.parameters(request, "after", "limit", "workflow", "type", "follow")
+        content_type = _accepted_type(request)
+        limit = requests.number(query, "limit", requests.PAGE_ITEMS, requests.PAGE_ITEMS, least=1)
+        wanted = stream.Wanted(
+            requests.number(query, "after", 0),
+            requests.matching(query, "workflow", r"[a-z0-9][a-z0-9_-]{0,62}", "the id of a workflow"),
+            requests.matching(query, "type", r"[a-z_.*]{1,64}", "a type of event or a pattern as task.*"),
+        )
+        if content_type == stream.SSE:
+            seen = requests.number(request.headers, "Last-Event-ID", wanted.after)
+            return await self._events.follow(request, wanted._replace(after=seen), content_type)
+        if requests.flag(query, "follow"):
+            return await self._events.follow(request, wanted, content_type)
+        found, following = await self._events.page(wanted, limit)
+        lines = [self._events.encode(recorded) + b"\n" for recorded in found]
+        headers = {"Content-Type": content_type, **_link(request.path, query, following)}
+        return web.Response(body=b"".join(lines), headers=headers)
+
+
+class _System:
+    def __init__(self, ledger: Ledger, bus: Bus, board: Projection, version: str) -> None:
+        self._ledger, self._bus, self._board, self._version = ledger, bus, board, version
+
+    async def live(self, _: web.Request) -> web.Response:
+        return _json({"live": True})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """200 if work can be done, else 503; `?verbose` says what of it cannot."""
+        query = requests.parameters(request, "verbose")
+        found = await checks(self._ledger, self._bus, self._board)
+        ready = all(check.ok for check in found.values())
+        verbose = {"checks": found} if requests.flag(query, "verbose") else {}
+        return _json({"ready": ready, **verbose}, 200 if ready else 503)
+
+    async def about(self, _: web.Request) -> web.Response:
+        return _json({"name": "cairn", "version": self._version, "tenant": self._ledger.tenant, "api": ["v1"]})
+
+
+def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    encoded = msgspec.json.encode(body)
+    return web.Response(body=encoded, status=status, content_type="application/json", headers=headers)
+
+
+def _link(path: str, query: object, following: int | None) -> dict[str, str]:
+    if following is None:
+        return {}
+    return {"Link": f'<{path}?{urlencode({**dict(query), "after": following})}>; rel="next"'}  # type: ignore[call-overload]
+
+
+def _accepted_type(request: web.Request) -> str:
+    accepted = [one.partition(";")[0].strip().lower() for one in request.headers.get("Accept", "*/*").split(",")]
+    for one in accepted:
+        if one in (stream.NDJSON, stream.SSE):
+            return one
+    if "*/*" in accepted or "application/*" in accepted:
+        return stream.NDJSON
+    raise Unacceptable(406, "not_acceptable", f"events come as {stream.NDJSON} or {stream.SSE}")
+
+
+def _key_reused() -> Unacceptable:
+    return Unacceptable(
+        422, "idempotency_key_reused", "this Idempotency-Key was used for another command: every command needs its own"
+    )
+
+
+async def _protect(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers["X-Content-Type-Options"] = "nosniff"

@@ -1,0 +1,116 @@
+"""What goes wrong becomes a problem document (RFC 9457): the one place where errors meet HTTP status codes.
+
+`code` is stable and for programs, `detail` for people; `errors` names each bad place by a JSON pointer into the body
+(or the name of a query parameter or header), with a hint where there is one.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+
+import msgspec
+import psycopg
+import structlog
+from aiohttp import web
+
+from domain.errors import Conflict, NotFound, Refused
+from domain.validate import InvalidPlan, Problem
+from ledger.errors import LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CONTENT_TYPE = "application/problem+json"
+AGAIN_SECONDS = 1
+"""When to ask again after a fault that passes by itself."""
+
+log = structlog.get_logger(__name__)
+
+
+class BadPlace(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong with a request; `pointer` is into its body, `parameter` a query parameter or a header."""
+
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+    hint: str | None = None
+
+
+class Unacceptable(Exception):
+    """The request is wrong in itself, whatever the state of the system."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[BadPlace] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.errors, self.headers = tuple(errors), headers or {}
+
+
+class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: tuple[BadPlace, ...] = ()
+
+
+def places(found: Sequence[Problem], under: str = "") -> tuple[BadPlace, ...]:
+    """A plan's problems, the plan being at the pointer `under`."""
+    return tuple(BadPlace(one.message, under + one.pointer, hint=one.hint) for one in found)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers for whatever the handlers raise; what nobody foresaw is logged, answered with 500, and ends no one else."""
+    try:
+        return await handler(request)
+    except Exception as error:
+        wrong = _understood(error)
+        if wrong is None:
+            log.exception("http.fault", method=request.method, path=request.path)
+            why = f"a fault of this server ({type(error).__name__}); its log says where"
+            wrong = Unacceptable(500, "internal_error", why)
+        return _response(wrong)
+
+
+def _understood(error: Exception) -> Unacceptable | None:
+    again = {"Retry-After": str(AGAIN_SECONDS)}
+    match error:
+        case Unacceptable():
+            return error
+        case InvalidPlan(problems=found):
+            count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+            return Unacceptable(
+                422, "invalid_plan", f"the plan has {count}; nothing was recorded", places(found, "/plan")
+            )
+        case NotFound():
+            return Unacceptable(404, "not_found", str(error))
+        case Conflict():
+            return Unacceptable(409, "conflict", str(error))
+        case Refused():
+            return Unacceptable(409, "refused", str(error))
+        case NotRecordable():
+            return Unacceptable(422, "not_recordable", str(error))
+        case LedgerUnavailable() | LedgerClosed() | psycopg.OperationalError():
+            return Unacceptable(503, "ledger_unavailable", str(error).strip(), headers=again)
+        case WrongVersion():
+            return Unacceptable(503, "contention", f"others kept changing it meanwhile: {error}", headers=again)
+        case web.HTTPException(status=status, reason=reason, headers=headers) if status >= 400:
+            kept = {"Allow": headers["Allow"]} if "Allow" in headers else None
+            return Unacceptable(status, _code(status), error.text or reason, headers=kept)
+    return None
+
+
+def _code(status: int) -> str:
+    return HTTPStatus(status).phrase.lower().replace(" ", "_")
+
+
+def _response(wrong: Unacceptable) -> web.Response:
+    document = _Document(HTTPStatus(wrong.status).phrase, wrong.status, wrong.code, wrong.detail, wrong.errors)
+    return web.Response(
+        body=msgspec.json.encode(document), status=wrong.status, content_type=CONTENT_TYPE, headers=wrong.headers
+    )

@@ -1,0 +1,99 @@
+"""One call of the program: from its arguments to an exit code, every error told as what, why and how to mend it."""
+
+import sys
+import traceback
+
+from cyclopts import App, CycloptsError
+
+from ops.cli import COMMANDS, stop
+from ops.cli.stop import Stop
+
+DEBUG = "--debug"
+QUIET_SIGNAL_EXIT = 141
+"""What a shell shows for a program that ended because nobody read its output any more."""
+
+
+def call(arguments: list[str]) -> int:
+    """Runs the command named first. The traceback of what went wrong is shown only with `--debug`."""
+    debug = DEBUG in arguments
+    rest = [argument for argument in arguments if argument != DEBUG]
+    try:
+        code = _app()(rest, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else stop.OK
+    except BrokenPipeError:
+        # Python would complain once more when it flushes what nobody reads.
+        sys.stdout = None  # type: ignore[assignment]
+        return QUIET_SIGNAL_EXIT
+    except KeyboardInterrupt:
+        return stop.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 the end of the program: whatever it is becomes a text and a code
+        if debug:
+            traceback.print_exc()
+        stopped = explained(error, rest)
+        if text := stopped.text():
+            print(text, file=sys.stderr)
+        return stopped.code
+
+
+def explained(error: BaseException, arguments: list[str]) -> Stop:
+    """Any error as a Stop; what nobody foresaw says so."""
+    module, text = type(error).__module__.split(".")[0], str(error).strip()
+    match error:
+        case Stop():
+            return error
+        case BaseExceptionGroup():
+            return explained(error.exceptions[0], arguments)
+        case CycloptsError():
+            return Stop(stop.USAGE, _sentence(text), fix=f"cairn {_named(arguments)}--help")
+        case PermissionError() | FileNotFoundError() | IsADirectoryError() | NotADirectoryError():
+            return Stop(stop.FAILED, f"{error.filename}: {error.strerror}", fix="cairn doctor")
+    if module in ("cairn", "ops", "ledger", "gateway", "handlers", "projections"):
+        return _ours(error, text)
+    if isinstance(error, OSError):  # a connection that was refused, a port that is taken, a disk that is full
+        code = stop.UNREACHABLE if isinstance(error, ConnectionError | TimeoutError) else stop.FAILED
+        return Stop(code, text or type(error).__name__, fix="cairn doctor")
+    why = "nobody foresaw this; it is a defect of Cairn"
+    return Stop(stop.FAILED, f"{type(error).__name__}: {text}", why, f"report it with what `{DEBUG}` prints")
+
+
+def _ours(error: BaseException, text: str) -> Stop:
+    from cairn.calls import CairnError, Conflict, Invalid, NotFound, Unauthorized, Unreachable
+    from ops.embedded import AlreadyRunning
+    from ops.settings import SettingsInvalid
+
+    match error:
+        case SettingsInvalid():
+            return Stop(stop.USAGE, text, fix="cairn config show")
+        case AlreadyRunning():
+            return Stop(stop.CONFLICT, text)
+        case NotFound():
+            return Stop(stop.NOT_FOUND, text, fix="cairn ls")
+        case Conflict():
+            return Stop(stop.CONFLICT, text)
+        case Invalid():
+            problems = "".join(f"\n  {problem}" for problem in error.problems or ())
+            return Stop(stop.USAGE, f"{text}{problems}")
+        case Unauthorized():
+            why = "the token is not the running system's"
+            return Stop(stop.UNREACHABLE, text, why, "unset CAIRN_TOKEN, or set it to that of the system")
+        case Unreachable():
+            return Stop(stop.UNREACHABLE, text, fix="cairn up")
+        case CairnError():
+            return Stop(stop.FAILED, text, fix="cairn doctor")
+    return Stop(stop.FAILED, text or type(error).__name__, fix="" if "fix:" in text else "cairn doctor")
+
+
+def _app() -> App:
+    app = App(name="cairn", version_flags=(), help_format="plaintext")
+    for name, text in COMMANDS.items():
+        app.command(f"ops.cli.{name}:command", name=name, help=text)
+    return app
+
+
+def _named(arguments: list[str]) -> str:
+    return f"{arguments[0]} " if arguments and arguments[0] in COMMANDS else ""
+
+
+def _sentence(text: str) -> str:
+    return text[:1].lower() + text[1:] if text else "these arguments make no sense"

@@ -1,0 +1,66 @@
+"""Processes that a command starts: `cairn up` in the background, and the agents of an example."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ops.settings import Settings, child_environment
+
+DRAIN_SECONDS = 40.0
+TAIL_LINES = 15
+
+
+class Child:
+    """`cairn <arguments>` in a process group of its own (Ctrl-C on the terminal is ours to answer), logging to a file."""
+
+    def __init__(self, settings: Settings, name: str, *arguments: str) -> None:
+        self.log = settings.data_dir / "log" / f"{name}.log"
+        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cairn", *arguments],
+                env=child_environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code once it has ended."""
+        return self._process.poll()
+
+    def said(self) -> str:
+        """The end of what it wrote to its log."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
+
+    def end(self) -> None:
+        """Asks it to stop, and waits until it has; what does not drain in time is killed with all of its group."""
+        stop([self])
+
+
+def stop(children: "list[Child]") -> None:
+    """Ends all of them at the same time."""
+    for child in children:
+        if child.code is None:
+            child._process.terminate()
+    for child in children:
+        try:
+            child._process.wait(DRAIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child._process.wait()
+
+
+def up_file(data_dir: Path) -> Path:
+    return data_dir / "up.json"

@@ -1,0 +1,46 @@
+"""`cairn events`."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from ops.cli.happened import happened
+from ops.cli.place import HERE, Place
+from ops.cli.rows import emit
+
+Form = Annotated[
+    Literal["text", "json", "jsonl", "csv"], Parameter(name=["--output", "-o"], help="The form of what is printed.")
+]
+COLUMNS = ("sequence", "time", "type", "subject", "actor", "data", "id", "correlationid", "causationid", "digest")
+
+
+def command(
+    *,
+    workflow: str | None = None,
+    type: str | None = None,
+    after: int = 0,
+    follow: bool = False,
+    output: Form = "text",
+    place: Place = HERE,
+) -> None:
+    """What happened, in order, from the beginning; with --follow also what happens from now on.
+
+    Parameters
+    ----------
+    workflow
+        Only of this one.
+    type
+        Only of this type, or of a pattern as 'task.*'.
+    after
+        Only after this position.
+    follow
+        Go on until Ctrl-C.
+    """
+    with place.client() as client:
+        found: Iterator[dict[str, Any]] = client.events(after, workflow=workflow, type=type, follow=follow)
+        if output == "text":
+            for event in found:
+                print(happened(event), flush=follow)
+        else:
+            emit(found, output, COLUMNS)

@@ -1,0 +1,48 @@
+"""Which system a command talks to: options that most commands have."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from cairn.config import Connection
+    from cairn.sync import SyncClient
+    from ops.settings import Settings
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Place:
+    """The data directory decides: a running system leaves its address there."""
+
+    data_dir: Path | None = None
+    """Where the system keeps everything (CAIRN_DATA_DIR)."""
+
+    def settings(self, **flags: Any) -> "Settings":
+        """Raises SettingsInvalid."""
+        from ops.settings import read
+
+        return read({"data_dir": self.data_dir, **flags})
+
+    def connection(self) -> "Connection":
+        """Raises Stop when nothing is up."""
+        from cairn.config import connection
+        from ops.cli.stop import UNREACHABLE, Stop
+
+        folder = self.settings().data_dir
+        try:
+            return connection(folder)
+        except ConnectionError:
+            fix = "cairn up" + (f" --data-dir {self.data_dir}" if self.data_dir else "")
+            raise Stop(UNREACHABLE, f"nothing is up in {folder}", fix=fix) from None
+
+    def client(self) -> "SyncClient":
+        """Connects at its first call."""
+        from cairn.sync import SyncClient
+
+        return SyncClient(self.connection())
+
+
+HERE = Place()

@@ -1,0 +1,177 @@
+"""What is told of a workflow besides its board: failures, asks, attempts, commits; and the summary at a run's end."""
+
+import shlex
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ops.cli.text import between, clean, commit, line, plural
+from projections.board_rows import BoardAsk, BoardAttempt, BoardDetail, BoardTask
+
+OUTPUT_LINES = 12
+
+
+def details(detail: BoardDetail, now: datetime) -> list[str]:
+    """For `show`, below the board: every attempt, why tests failed, asks with the command that answers, commits."""
+    return [*_asks(detail), *_attempts(detail, now), *_failures(detail), *_commits(detail)]
+
+
+def summary(detail: BoardDetail, repository: str | None) -> list[str]:
+    """For the end of `run`: how it went, what failed and how it was mended, and where to look next."""
+    flow, tries = detail.workflow, [one for one in detail.attempts if one.purpose == "work"]
+    tests = [one for one in detail.attempts if one.purpose == "verify"]
+    failed = [one for one in detail.attempts if one.outcome == "failed"]
+    counts = [f"{flow.completed} of {plural(flow.tasks, 'task')} completed"]
+    counts += [f"{flow.failed} failed"] if flow.failed else []
+    counts += [plural(flow.branches, "debug branch", "debug branches")] if flow.branches else []
+    rows = [
+        ("workflow", f"{flow.workflow}{f' ({line(flow.title)})' if flow.title else ''}"),
+        ("status", f"{flow.status}{f': {line(flow.reason)}' if flow.reason else ''}"),
+        ("took", between(flow.started_at, flow.ended_at)),
+        ("tasks", ", ".join(counts)),
+        ("attempts", f"{len(tries)} of work, {plural(len(tests), 'run')} of tests, {len(failed)} failed"),
+        *(("failed", text) for text in _mended(detail)),
+        *(("approved", text) for text in _answers(detail)),
+        *(("commit", f"{commit(task.commit)}  {branch_of(task)}") for task in detail.tasks if task.commit),
+        ("positions", f"{flow.first} to {flow.last}"),
+        ("next", f"cairn show {flow.workflow}"),
+        ("", f"cairn events --workflow {flow.workflow}"),
+    ]
+    if repository and (last := _last_commit(detail)):
+        rows.append(("", f"git -C {shlex.quote(repository)} log --stat {branch_of(last)}"))
+    return [f"{name:<10} {text}".rstrip() for name, text in rows]
+
+
+def question(workflow: str, ask: BoardAsk) -> list[str]:
+    """Exactly what an answer approves: all of the content that its hash covers."""
+    when = "before it starts" if ask.kind == "before_dispatch" else "before it counts as completed"
+    content = ask.content
+    lines = [f"{workflow} asks a person about task {line(str(content.get('task', ask.task)))}, {when} ({ask.ask})"]
+    for name, value in content.items():
+        if name not in ("task", "receipts") and value not in ("", None, [], {}):
+            lines += _block(name, value)
+    for receipt in content.get("receipts", ()):
+        lines += _receipt(receipt)
+    return [*lines, f"  sha256 {ask.shown}"]
+
+
+def answer_command(workflow: str, ask: str) -> str:
+    return f"cairn approve {workflow} {ask}"
+
+
+def branch_of(task: BoardTask) -> str:
+    """The Git branch that holds the task's accepted work."""
+    return f"ai/generated/{task.workflow}/{task.task}"
+
+
+def _asks(detail: BoardDetail) -> Iterator[str]:
+    if detail.asks:
+        yield from ("", "Asks")
+    for ask in detail.asks:
+        if ask.open:
+            yield f"  {ask.ask}  {ask.task}  {ask.kind}  open: {answer_command(detail.workflow.workflow, ask.ask)}"
+        else:
+            said = {True: "approved", False: "refused", None: "void"}[ask.approved]
+            by = f" by {ask.answered_by}" if ask.answered_by else ""
+            yield f"  {ask.ask}  {ask.task}  {ask.kind}  {said}{line(by)}: {line(ask.because or 'no reason given')}"
+
+
+def _attempts(detail: BoardDetail, now: datetime) -> Iterator[str]:
+    if detail.attempts:
+        yield from ("", "Attempts")
+    for one in detail.attempts:
+        what = f": {one.failure.type}: {one.failure.message}" if one.failure else ""
+        duration = between(one.started_at, one.ended_at or now)
+        text = f"{one.run}  {one.agent or f'no {one.role} yet'}  {one.outcome or 'open'}{what}"
+        yield "  " + line(text) + (f"  {duration}" if duration else "")
+
+
+def _failures(detail: BoardDetail) -> Iterator[str]:
+    for task in detail.tasks:
+        if task.failure and task.status not in ("completed", "cancelled"):
+            yield from ("", f"Why {task.task} failed: {task.failure.type}: {line(task.failure.message)}")
+            if any(receipt.exit_code or receipt.timed_out for receipt in task.receipts):
+                for receipt in task.receipts:
+                    yield from _receipt(msgspec.to_builtins(receipt))
+            elif task.failure.detail:
+                yield from _tail(task.failure.detail)
+
+
+def _commits(detail: BoardDetail) -> Iterator[str]:
+    made = [task for task in detail.tasks if task.commit]
+    if made:
+        yield from ("", f"Commits in {line(detail.workflow.repository or '')}")
+    for task in made:
+        yield f"  {task.commit}  {branch_of(task)}"
+
+
+def _mended(detail: BoardDetail) -> Iterator[str]:
+    tasks = {task.task: task for task in detail.tasks}
+    for one in detail.attempts:
+        if one.outcome == "failed":
+            reason = _reason(one, tasks[one.task])
+            yield line(f"{one.run} by {one.agent or one.role}: {reason}; {_then(one, detail)}")
+
+
+def _reason(one: BoardAttempt, task: BoardTask) -> str:
+    failure = one.failure or task.failure
+    return f"{failure.type}: {failure.message}" if failure else "its tests did not pass"
+
+
+def _then(one: BoardAttempt, detail: BoardDetail) -> str:
+    """What happened after a failed run: the first branch or later attempt that was dispatched after it."""
+    for task in detail.tasks:
+        if task.parent == one.task and task.created > one.dispatched:
+            if task.status == "completed":
+                return f"mended by {task.task} ({task.agent or task.role}, {commit(task.commit) or 'no commit'})"
+            return f"{task.task} was to mend it: {task.status}"
+    for later in detail.attempts:
+        if later.task == one.task and later.dispatched > one.dispatched:
+            return f"tried again as {later.run}: {later.outcome or 'open'}"
+    return "nothing came after it"
+
+
+def _answers(detail: BoardDetail) -> Iterator[str]:
+    for ask in detail.asks:
+        if ask.approved is not None:
+            said = "approved" if ask.approved else "refused"
+            yield line(f"{ask.task} {ask.kind}: {said} by {ask.answered_by}, {ask.because or 'no reason given'}")
+
+
+def _last_commit(detail: BoardDetail) -> BoardTask | None:
+    made = [task for task in detail.tasks if task.commit and not task.depth]
+    return max(made, key=lambda task: task.updated, default=None)
+
+
+def _block(name: str, value: Any) -> Iterator[str]:
+    text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    first, *rest = clean(text).splitlines() or [""]
+    if rest:
+        yield f"  {name}:"
+        yield from (f"    {each}" for each in (first, *rest))
+    else:
+        yield f"  {name}: {first}"
+
+
+def _receipt(receipt: dict[str, Any]) -> Iterator[str]:
+    code = "killed for time" if receipt.get("timed_out") else f"exit code {receipt.get('exit_code')}"
+    yield f"  $ {line(str(receipt.get('cmd', '')))}"
+    yield "    " + line(f"{code}, {receipt.get('duration_seconds')} s, {receipt.get('isolation')}")
+    if receipt.get("timed_out") or receipt.get("exit_code"):
+        yield from _tail(str(receipt.get("output", "")))
+
+
+def _tail(output: str) -> Iterator[str]:
+    lines = clean(output).rstrip().splitlines()
+    if len(lines) > OUTPUT_LINES:
+        yield f"    | … {len(lines) - OUTPUT_LINES} lines before"
+    yield from (f"    | {each}" for each in lines[-OUTPUT_LINES:])
+
+
+def repository_of(detail: BoardDetail) -> str | None:
+    """The folder of the workflow's repository if it is on this machine."""
+    found = detail.workflow.repository
+    return found if found and Path(found).is_dir() else None

@@ -1,0 +1,64 @@
+"""`cairn up`."""
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ops.cli.place import HERE, Place
+from ops.cli.text import say
+
+if TYPE_CHECKING:
+    from ops.serve import Up
+    from ops.settings import Settings
+
+
+def command(*, listen: str | None = None, testers: int = 1, place: Place = HERE) -> int:
+    """Start the system and keep it running until Ctrl-C; what was in flight goes on where it was.
+
+    Parameters
+    ----------
+    listen
+        Where the gateway listens, as 127.0.0.1:8700 (CAIRN_LISTEN).
+    testers
+        How many testers to start; each is a process of its own.
+    """
+    from ops.cli.logs import configure
+
+    settings = place.settings(listen=listen)
+    configure(settings.log_level)
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(_up(settings, testers))
+    return uvloop.run(_up(settings, testers))
+
+
+async def _up(settings: "Settings", testers: int) -> int:
+    from gateway.sandbox import choose
+    from ops.serve import up
+
+    sandbox = (await choose(settings.sandbox, image=settings.sandbox_image)).isolation if testers else "no tester here"
+
+    def ready(where: "Up") -> None:
+        for text in six_lines(where, settings, sandbox):
+            say(text)
+
+    return await up(settings, tell=say, ready=ready, testers=testers)
+
+
+def six_lines(where: "Up", settings: "Settings", sandbox: str) -> list[str]:
+    """What a person wants to know of a system that is up. The NATS URL is shown without its secret."""
+    nats = urlsplit(where.nats_url)
+    return [
+        f"gateway   {where.url}",
+        f"data      {settings.data_dir}",
+        f"Postgres  {_without_password(where.database_url)}",
+        f"NATS      {nats.scheme}://{nats.hostname}:{nats.port or 4222}",
+        f"sandbox   {sandbox}",
+        f"stop      Ctrl-C, or: kill {where.pid}",
+    ]
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
