@@ -9,11 +9,12 @@ error as its reason.
 import asyncio
 import os
 import signal
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -23,7 +24,8 @@ from cairn.task import Failed, Result, Task
 KEPT_BYTES = 1024 * 1024
 """The end of standard output and of standard error that is kept; a result has to fit into it."""
 VARIABLE_BYTES = 100_000
-STOP_SECONDS = 5.0
+LINGER_SECONDS = 1.0
+"""A process that left the group may hold the pipes open; its output is not waited for."""
 
 
 def program(
@@ -45,48 +47,72 @@ def program(
 async def _run(cmd: str, task: Task, folder: Path, environment: Mapping[str, str]) -> Result:
     given = task.to_json()
     env = {**environment, "CAIRN_TASK": given.decode()} if len(given) < VARIABLE_BYTES else dict(environment)
-    process = await asyncio.create_subprocess_shell(
-        cmd, cwd=folder, env=env, start_new_session=True,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(given)
+        stdin.seek(0)
+        # Not asyncio's own subprocess: one that is cancelled while it starts can wait for ever (Python 3.11).
+        process = subprocess.Popen(
+            cmd, shell=True, cwd=folder, env=env, start_new_session=True,
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    out, err = _Tail(process.stdout), _Tail(process.stderr)
     try:
-        out, err, _, code = await asyncio.gather(
-            _end_of(process.stdout), _end_of(process.stderr), _feed(process.stdin, given), process.wait()
-        )
+        await out.open()
+        await err.open()
+        await _exited(process)
     finally:
-        await _end(process)
-    said = err.decode(errors="replace").strip()
+        _kill_group(process)
+        code = process.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await asyncio.gather(out.ended, err.ended)
+        out.close()
+        err.close()
+    said = err.kept.decode(errors="replace").strip()
     if code != 0:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise Failed(f"`{cmd}` {how}: {said.splitlines()[-1] if said else 'no word on standard error'}", detail=said)
-    return _result(out)
+    return _result(out.kept)
 
 
-async def _feed(stdin: asyncio.StreamWriter, given: bytes) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # a program need not read its task
-        stdin.write(given)
-        await stdin.drain()
-        stdin.close()
+class _Tail(asyncio.Protocol):
+    """The end of what a program writes into a pipe."""
+
+    def __init__(self, pipe: IO[bytes] | None) -> None:
+        self._pipe, self.kept = pipe, b""
+        self.ended = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.BaseTransport | None = None
+
+    async def open(self) -> None:
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: self, self._pipe)
+
+    def data_received(self, data: bytes) -> None:
+        self.kept = (self.kept + data)[-KEPT_BYTES:]
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
 
-async def _end_of(stream: asyncio.StreamReader) -> bytes:
-    kept = b""
-    while piece := await stream.read(65_536):
-        kept = (kept + piece)[-KEPT_BYTES:]
-    return kept
+async def _exited(process: subprocess.Popen[bytes]) -> None:
+    handle, gone = os.pidfd_open(process.pid), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(handle, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Nothing the program started outlives the run."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        if process.returncode is not None and number == signal.SIGKILL:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS if process.returncode is None else 0.01):
-                await process.wait()
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Nothing the program started outlives the run, unless it went to a session of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _result(out: bytes) -> Result:

@@ -28,16 +28,16 @@ def command(
     from ops.cli.report import question
     from projections.board_rows import BoardDetail
 
-    with place.client() as client:
-        detail = msgspec.convert(client.workflow(workflow), BoardDetail)
-        found = next((one for one in detail.asks if one.ask == ask), None)
-        if found is None:
-            known = ", ".join(one.ask for one in detail.asks) or "none"
-            raise Stop(NOT_FOUND, f"workflow {workflow} has no ask {ask}, it has: {known}", fix=f"cairn show {workflow}")
-        if shown is not None and shown != found.shown:
-            why = f"what is asked has the sha256 {found.shown}, not {shown}"
-            raise Stop(CONFLICT, f"{ask} of {workflow} is not what you were shown", why, f"cairn show {workflow}")
-        for text in question(workflow, found):
-            say(text)
-        answered = client.answer(workflow, ask, approved=not refuse, shown=found.shown, because=because)
-    print(clean(f"{'refused' if refuse else 'approved'} {ask} of {workflow} at position {answered['position']}"))
+    client = place.client()
+    detail = msgspec.convert(client.workflow(workflow), BoardDetail)
+    found = next((one for one in detail.asks if one.ask == ask), None)
+    if found is None:
+        known = ", ".join(one.ask for one in detail.asks) or "none"
+        raise Stop(NOT_FOUND, f"workflow {workflow} has no ask {ask}, it has: {known}", fix=f"cairn show {workflow}")
+    if shown is not None and shown != found.shown:
+        why = f"what is asked has the sha256 {found.shown}, not {shown}"
+        raise Stop(CONFLICT, f"{ask} of {workflow} is not what you were shown", why, f"cairn show {workflow}")
+    for text in question(workflow, found):
+        say(text)
+    position = client.answer(workflow, ask, approved=not refuse, shown=found.shown, because=because)
+    print(clean(f"{'refused' if refuse else 'approved'} {ask} of {workflow} at position {position}"))

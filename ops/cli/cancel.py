@@ -14,6 +14,5 @@ def command(workflow: str, *, reason: str = "", place: Place = HERE) -> None:
     reason
         Recorded with it.
     """
-    with place.client() as client:
-        answer = client.cancel(workflow, reason=reason)
-    print(clean(f"cancelled {workflow} at position {answer['position']}"))
+    position = place.client().cancel(workflow, reason)
+    print(clean(f"cancelled {workflow} at position {position}"))

@@ -1,13 +1,13 @@
 """`cairn events`."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from ops.cli.happened import happened
 from ops.cli.place import HERE, Place
 from ops.cli.rows import emit
+from ops.cli.stop import USAGE, Stop
 
 Form = Annotated[
     Literal["text", "json", "jsonl", "csv"], Parameter(name=["--output", "-o"], help="The form of what is printed.")
@@ -37,10 +37,11 @@ def command(
     follow
         Go on until Ctrl-C.
     """
-    with place.client() as client:
-        found: Iterator[dict[str, Any]] = client.events(after, workflow=workflow, type=type, follow=follow)
-        if output == "text":
-            for event in found:
-                print(happened(event), flush=follow)
-        else:
-            emit(found, output, COLUMNS)
+    found = place.client().events(after, workflow=workflow, type=type, follow=follow)
+    if output == "text":
+        for event in found:
+            print(happened(event), flush=follow)
+    elif output == "json" and follow:
+        raise Stop(USAGE, "-o json ends with a bracket, --follow never ends", fix="use -o jsonl")
+    else:
+        emit(found, output, COLUMNS)

@@ -22,9 +22,7 @@ def command(*, limit: int = 50, status: str | None = None, output: Output = "tab
     status
         Only those that are running, waiting, completed, failed or cancelled.
     """
-    with place.client() as client:
-        found = client.workflows(limit=limit, status=status)
-    emit(found, output, FIELDS if output == "csv" else SHOWN, cells)
+    emit(place.client().workflows(limit, status=status), output, FIELDS if output == "csv" else SHOWN, cells)
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -1,5 +1,7 @@
 """Which system a command talks to: options that most commands have."""
 
+import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +41,18 @@ class Place:
             raise Stop(UNREACHABLE, f"nothing is up in {folder}", fix=fix) from None
 
     def client(self) -> "SyncClient":
-        """Connects at its first call."""
+        """Who asks is the user of this process. Raises Stop when nothing is up."""
         from cairn.sync import SyncClient
 
-        return SyncClient(self.connection())
+        return SyncClient(self.connection(), actor=user())
 
 
 HERE = Place()
+
+
+def user() -> str:
+    """The name of this process' user, as events will give it."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"

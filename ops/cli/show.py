@@ -14,8 +14,7 @@ def command(workflow: str, *, output: Document = "text", place: Place = HERE) ->
     workflow
         Its id, as `cairn ls` lists it.
     """
-    with place.client() as client:
-        found = client.workflow(workflow)
+    found = place.client().workflow(workflow)
     if output == "json":
         document(found)
         return

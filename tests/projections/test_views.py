@@ -61,7 +61,7 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
             assert (row.summary, row.commit) == (shown(task.result.summary), task.result.commit)
         if task.status == "completed":
             assert row.agent == task.agent
-        assert (row.failure and row.failure.message) == (task.failure and shown(task.failure.message))
+        assert (row.failure and row.failure.message) == (task.failure and shown(task.failure.message)), (row, task)
         outputs = [shown(receipt.output)[-SHOWN_CHARACTERS:] for receipt in task.receipts]
         assert [receipt.output for receipt in row.receipts] == outputs
         opened = [attempt for attempt in detail.attempts if attempt.task == name and attempt.ended_at is None]
