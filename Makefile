@@ -46,6 +46,7 @@ debian: ## what some tests need from Debian (as root): bubblewrap, a Docker engi
 sandbox-image: ## the image of the Docker sandbox, from Debian's packages (as root, with an engine running)
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	debootstrap --variant=minbase --include=python3,python3-pytest bookworm "$$tmp" >/dev/null && \
+	ln -s python3 "$$tmp/usr/bin/python" && \
 	tar -C "$$tmp" -c . | docker import - cairn-sandbox:latest
 
 clean: ## remove the virtual environment and caches

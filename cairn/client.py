@@ -72,13 +72,13 @@ class Client:
         found: list[dict[str, str]] = (await self._ask(calls.validate(plan)))["errors"]
         return found
 
-    async def cancel(self, id: str, reason: str = "") -> int:
-        """Cancels what is still open; the position that shows it. NotFound; Conflict if the workflow has ended."""
-        return int((await self._ask(calls.cancel(id, reason)))["position"])
+    async def cancel(self, id: str, reason: str = "") -> Json:
+        """Cancels what is still open: `{"workflow", "position"}`. NotFound; Conflict if the workflow has ended."""
+        return await self._ask(calls.cancel(id, reason))
 
-    async def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> int:
-        """Decides an ask on exactly what was shown (the ask's sha256); the position that shows it. NotFound, Conflict."""
-        return int((await self._ask(calls.answer(id, ask, approved, shown, because)))["position"])
+    async def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> Json:
+        """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""
+        return await self._ask(calls.answer(id, ask, approved, shown, because))
 
     async def workflows(self, limit: int = 50, *, status: str | None = None) -> list[Json]:
         """At most `limit` (1,000) workflows, the newest first, as the board's rows."""

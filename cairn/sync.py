@@ -7,7 +7,7 @@ fork; there is nothing to close.
 import http.client
 import time
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -36,6 +36,15 @@ class SyncClient:
         self._url, self._parts = where.url, urlsplit(where.url)
         self._headers = calls.standing(where, actor)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Does nothing: there is for each call a connection, and none between them."""
+
     def submit(
         self,
         plan: PlanLike,
@@ -57,13 +66,13 @@ class SyncClient:
         found: list[dict[str, str]] = self._ask(calls.validate(plan))["errors"]
         return found
 
-    def cancel(self, id: str, reason: str = "") -> int:
-        """Cancels what is still open; the position that shows it. NotFound; Conflict if the workflow has ended."""
-        return int(self._ask(calls.cancel(id, reason))["position"])
+    def cancel(self, id: str, reason: str = "") -> Json:
+        """Cancels what is still open: `{"workflow", "position"}`. NotFound; Conflict if the workflow has ended."""
+        return self._ask(calls.cancel(id, reason))
 
-    def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> int:
-        """Decides an ask on exactly what was shown (the ask's sha256); the position that shows it. NotFound, Conflict."""
-        return int(self._ask(calls.answer(id, ask, approved, shown, because))["position"])
+    def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> Json:
+        """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""
+        return self._ask(calls.answer(id, ask, approved, shown, because))
 
     def workflows(self, limit: int = 50, *, status: str | None = None) -> list[Json]:
         """At most `limit` (1,000) workflows, the newest first, as the board's rows."""

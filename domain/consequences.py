@@ -44,6 +44,7 @@ class Consequences:
         self.state, self.now = state, now
         self.events: list[WorkflowEvent] = []
         self._tokens = state.tokens
+        self._asks = len(state.asks)
         self._open = state.open
         self._failed = state.failed
         self._results: dict[str, tuple[Result, tuple[str, ...]]] = {}
@@ -224,8 +225,8 @@ class Consequences:
         content = msgspec.to_builtins({"task": spec.id, "title": spec.title, "description": spec.description, **about})
         encoded = msgspec.json.encode(content, order="sorted")
         shown = hashlib.sha256(encoded).hexdigest()
-        number = len(self.state.asks) + sum(isinstance(event, AskOpened) for event in self.events) + 1
-        self.events.append(AskOpened(ask=f"ask-{number}", task=spec.id, kind=kind, shown=shown, content=content))
+        self._asks += 1
+        self.events.append(AskOpened(ask=f"ask-{self._asks}", task=spec.id, kind=kind, shown=shown, content=content))
 
     def _inputs(self, task: TaskState) -> dict[str, Result]:
         """What its dependencies found out, whole as long as it is small."""

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import asdict
 
 from domain.commands import Answer, Cancel, StartWorkflow, WorkflowCommand
 from domain.errors import NotFound
@@ -175,7 +176,7 @@ class _Views:
                 before = chunk[-1].first
         following = found[limit - 1].first if len(found) > limit else None
         headers = _link(f"{API}/workflows", query, following)
-        return _json({"workflows": found[:limit], "next": following}, headers=headers)
+        return _json({"workflows": [asdict(row) for row in found[:limit]], "next": following}, headers=headers)
 
     async def detail(self, request: web.Request) -> web.Response:
         query = requests.parameters(request, "at_least")
@@ -187,7 +188,9 @@ class _Views:
             detail = await self._find(name)
         if detail is None:
             raise NotFound(f"there is no workflow {name}")
-        return _json(detail)
+        lists = {"tasks": detail.tasks, "attempts": detail.attempts, "asks": detail.asks}
+        rows = {name: [asdict(row) for row in found] for name, found in lists.items()}  # every field, default or not
+        return _json({"workflow": asdict(detail.workflow), **rows})
 
     async def _find(self, name: str) -> BoardDetail | None:
         async with self._pool.connection() as connection:

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from typing import NamedTuple
 from uuid import UUID
 
-from domain.commands import WorkflowCommand
+from domain.commands import StartWorkflow, WorkflowCommand
 from domain.errors import Refused
 from domain.events import WorkflowEvent
 from domain.state import Workflow, evolve, replay
@@ -101,7 +101,7 @@ class Executor:
 
     async def _round(self, workflow: str, taken: list[_Pending]) -> None:
         try:
-            await self._record(workflow, taken)
+            await self._record(workflow, taken, hopeful=True)
         except (WrongVersion, AlreadyRecorded):
             self._cases.pop(workflow, None)
             for pending in taken:
@@ -121,8 +121,12 @@ class Executor:
                 race = lost
         raise race
 
-    async def _record(self, workflow: str, taken: list[_Pending]) -> None:
-        case = await self._load(workflow)
+    async def _record(self, workflow: str, taken: list[_Pending], *, hopeful: bool = False) -> None:
+        if hopeful and isinstance(taken[0].order.command, StartWorkflow) and workflow not in self._cases:
+            # Most likely it is new; if it is not, the append collides and it is loaded after all.
+            case = self._cases[workflow] = _Case(Workflow(), 0)
+        else:
+            case = await self._load(workflow)
         new: list[NewEvent] = []
         decided: list[tuple[_Pending, int | Refused]] = []
         for pending in taken:

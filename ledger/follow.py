@@ -50,6 +50,8 @@ async def fill(tail: Tail, read: Read) -> None:
             await asyncio.sleep(AWAY_SECONDS)
             continue
         tail.offer(events, trusted=True)
+        if not events:
+            tail.wanted = tail.last  # Postgres is the truth: whoever announced more was wrong
         if len(events) == CHUNK_EVENTS or tail.wanted > tail.last:
             tail.behind.set()
         interval = shortest if events else min(2 * interval, longest)

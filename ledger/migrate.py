@@ -19,7 +19,7 @@ async def migrate(connection: Connection, tenant: str, folder: Path = FOLDER) ->
     schema = schema_of(tenant)
     files = {file.name: file.read_bytes() for file in sorted(folder.glob("*.sql"))}
     async with connection.transaction():
-        await connection.execute("SET LOCAL lock_timeout = '60s'")
+        await connection.execute("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"migrate {schema}",))
         await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
         await connection.execute(

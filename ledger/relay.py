@@ -122,8 +122,8 @@ class Relay:
     async def _next(self) -> list[Recorded]:
         """The events to publish next; from memory if this process has just committed them."""
         handed = self._handed
-        if handed and handed[0].position > self.last + 1:
-            # Another process has committed what is missing and is about to publish it.
+        if handed and 0 < handed[0].position - (self.last + 1) < BATCH_EVENTS:
+            # Another process has committed the few that are missing and is about to publish them.
             await asyncio.sleep(GAP_SECONDS)
             await self._settle()
         if handed and handed[0].position <= self.last + 1 <= handed[-1].position:

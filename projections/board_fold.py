@@ -26,7 +26,7 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
-from domain.state import TaskStatus
+from domain.state import TaskStatus, refusal
 from ledger.recorded import Recorded
 from projections.board_rows import BoardAsk, BoardAttempt, BoardTask, BoardWorkflow, Entry, Outcome
 
@@ -58,7 +58,7 @@ class Changes:
                 if task.run not in (None, run):
                     self._end(entry, task.run, at, "unclaimed")
                 task.status = "dispatched" if event.purpose == "work" else "verifying"
-                task.attempt, task.run, task.retry_due = event.attempt, run, None
+                task.attempt, task.run, task.receipts, task.retry_due = event.attempt, run, (), None
                 self._offer(entry, event, position, at)
             case TaskStarted(task=name, run=run, agent=agent):
                 entry = self._entry(board, name)
@@ -119,6 +119,8 @@ class Changes:
                 self._close_ask(board, entry)
                 answered.answered_at, answered.approved = at, event.approved
                 answered.answered_by, answered.because = event.by, event.because
+                if not event.approved:
+                    entry.task.failure = refusal(event.by, event.because)
             case WorkflowCompleted():
                 board.status, board.ended_at = "completed", at
             case WorkflowFailed(reason=reason):

@@ -29,7 +29,9 @@ Everywhere:
   --debug          the traceback of an error
   -h, --help       this, or the options of a command
 """
-FOOTER = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 waiting for a person, 6 backend unreachable.\n"
+FOOTER = (
+    "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 waiting for a person, 6 backend unreachable.\n"
+)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -96,7 +96,9 @@ async def _agent(
         from handlers.agents.program import program
         from ops.settings import SECRETS, VARIABLES, child_environment
 
-        hidden = {VARIABLES[each] for each in SECRETS} | {f"{VARIABLES[each]}_FILE" for each in SECRETS} | {"CAIRN_TOKEN"}
+        hidden = (
+            {VARIABLES[each] for each in SECRETS} | {f"{VARIABLES[each]}_FILE" for each in SECRETS} | {"CAIRN_TOKEN"}
+        )
         environment = {key: value for key, value in child_environment(settings).items() if key not in hidden}
         return program(role, resolved(exec, Path.cwd()), environment=environment, name=name, capacity=capacity or 1)
     if scripted is not None:

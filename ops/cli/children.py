@@ -46,21 +46,11 @@ class Child:
 
     def end(self) -> None:
         """Asks it to stop, and waits until it has; what does not drain in time is killed with all of its group."""
-        stop([self])
-
-
-def stop(children: "list[Child]") -> None:
-    """Ends all of them at the same time."""
-    for child in children:
-        if child.code is None:
-            child._process.terminate()
-    for child in children:
+        if self.code is not None:
+            return
+        self._process.terminate()
         try:
-            child._process.wait(DRAIN_SECONDS)
+            self._process.wait(DRAIN_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child._process.wait()
-
-
-def up_file(data_dir: Path) -> Path:
-    return data_dir / "up.json"
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()

@@ -18,31 +18,32 @@ TOGETHER_SECONDS = 0.05
 BOARD_SHARE = 3
 """Reading the board takes at most one part in so many of the time: a large one is read less often."""
 LONGEST_PAUSE_SECONDS = 2.0
-WAKE_SECONDS = 0.5
-"""How often a wait looks whether Ctrl-C was pressed."""
+LOST_SECONDS = 1.0
+"""How long nothing comes before we look whether anything can."""
 
 Answer = Callable[[BoardDetail, BoardAsk], None]
+Lost = Callable[[], Exception | None]
 
 
 def follow(
-    client: SyncClient, workflow: str, after: int, screen: Screen, answer: Answer | None, *, end: bool = True
+    client: SyncClient, workflow: str, after: int, screen: Screen, answer: Answer, lost: Lost = lambda: None
 ) -> BoardDetail:
     """The workflow as it stands at its end. `answer` is called once for every ask that is open, inside `screen.aside`.
 
-    Raises CairnError when the system stays away for a minute.
+    Raises CairnError when the system stays away for a minute, or at once what `lost` says of it.
     """
     asked: set[str] = set()
     detail = _read(client, workflow, after)
     screen.detail(detail)
     pause = 0.0
-    batches = _batches(client.events(after, workflow=workflow, follow=True))
+    batches = _batches(client.events(after, workflow=workflow, follow=True), lost)
     while True:
         for ask in detail.asks:
-            if answer and ask.open and ask.ask not in asked:
+            if ask.open and ask.ask not in asked:
                 asked.add(ask.ask)
                 current, one = detail, ask
                 screen.aside(lambda current=current, one=one: answer(current, one))  # type: ignore[misc]
-        if end and detail.workflow.status in ENDED:
+        if detail.workflow.status in ENDED:
             return detail
         time.sleep(pause)
         batch = next(batches)
@@ -57,9 +58,9 @@ def _read(client: SyncClient, workflow: str, position: int) -> BoardDetail:
     return msgspec.convert(client.workflow(workflow, position), BoardDetail)
 
 
-def _batches(events: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _batches(events: Iterator[dict[str, Any]], lost: Lost) -> Iterator[list[dict[str, Any]]]:
     """What has come since the last time, never empty. A thread reads, so that Ctrl-C is noticed while nothing comes."""
-    arrived: queue.Queue[dict[str, Any] | BaseException] = queue.Queue(10_000)
+    arrived: queue.Queue[dict[str, Any] | Exception] = queue.Queue(10_000)
 
     def read() -> None:
         try:
@@ -70,19 +71,17 @@ def _batches(events: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
 
     threading.Thread(target=read, daemon=True, name="events").start()
     while True:
-        batch: list[dict[str, Any]] = []
-        wait = WAKE_SECONDS
-        while True:
-            try:
-                one = arrived.get(timeout=wait)
-            except queue.Empty:
-                if batch:
-                    break
-                continue
-            if isinstance(one, BaseException):
+        try:
+            found = [arrived.get(timeout=LOST_SECONDS)]
+        except queue.Empty:
+            if error := lost():
+                raise error from None
+            continue
+        time.sleep(TOGETHER_SECONDS)
+        found += [arrived.get_nowait() for _ in range(arrived.qsize())]
+        batch = [one for one in found if isinstance(one, dict)]
+        if batch:
+            yield batch
+        for one in found:
+            if isinstance(one, Exception):
                 raise one
-            batch.append(one)
-            wait = TOGETHER_SECONDS
-            if len(batch) == arrived.maxsize:
-                break
-        yield batch

@@ -14,7 +14,9 @@ def happened(event: dict[str, Any]) -> str:
     workflow = event.get("subject", "").removeprefix("workflow/").partition("/")[0]
     data: dict[str, Any] = event.get("data") or {}
     about = data.get("task") or data.get("workflow") or ""
-    return line(f"{int(event['sequence']):>6}  {at}  {workflow}  {short(event['type']):<22} {about}  {_news(data)}", WIDTH).rstrip()
+    return line(
+        f"{int(event['sequence']):>6}  {at}  {workflow}  {short(event['type']):<22} {about}  {_news(data)}", WIDTH
+    ).rstrip()
 
 
 def short(kind: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,3 +57,10 @@ def user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return f"uid {os.geteuid()}"
+
+
+def terminal(settings: "Settings") -> bool:
+    """Whether there is a person to talk to, who sees what is drawn and can type."""
+    from ops.settings import child_environment
+
+    return sys.stdin.isatty() and sys.stderr.isatty() and not child_environment(settings).get("CI")

@@ -34,7 +34,9 @@ def read(plan: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(plan) == "-" else plan.read_bytes()
     except OSError as error:
-        raise Stop(USAGE, f"the plan {plan} cannot be read: {error.strerror}", fix="name a file, as plan.json") from None
+        raise Stop(
+            USAGE, f"the plan {plan} cannot be read: {error.strerror}", fix="name a file, as plan.json"
+        ) from None
 
 
 def tell(plan: Path, found: list[Any]) -> None:
