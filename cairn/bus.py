@@ -6,6 +6,8 @@ ConnectionError (nothing was sent, or nobody listens), or TimeoutError: nobody k
 Guards: nothing is buffered while disconnected, so that a publish that failed is never sent later; a connection loss
 ends all waiting requests at once; a client whose read loop died while it still says "connected" is replaced; pulls are
 renewed after every reconnect and never trusted for longer than they were asked for; closing never waits on a drain.
+
+It is long because there is one such module on purpose: whoever looks for a guard looks here.
 """
 
 import asyncio

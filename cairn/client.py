@@ -7,6 +7,7 @@ async with Client() as client:
 """
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple, Self
@@ -192,6 +193,5 @@ class Client:
     def _request(self, call: Call, limit: aiohttp.ClientTimeout) -> aiohttp.client._RequestContextManager:
         if self._opened is None:
             self._opened = aiohttp.ClientSession(headers=self._headers)
-        return self._opened.request(
-            call.method, self._url + call.path, data=call.body, headers=call.headers, timeout=limit
-        )
+        body = io.BytesIO(call.body) if call.body else None
+        return self._opened.request(call.method, self._url + call.path, data=body, headers=call.headers, timeout=limit)

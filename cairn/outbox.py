@@ -1,8 +1,8 @@
 """Reports on their way to the inbox: nothing an agent has finished is lost with its process, or with the bus.
 
 An outcome is written to the journal on disk and kept there until it is known to be accepted or refused; until then it
-is sent again, also by the agent's next process. Reports that wait together travel as one atomic batch. The same report
-may arrive twice: it carries the id of its command, and the same command again changes nothing.
+is sent again, also by the agent's next process. Reports that wait together travel together, those on one workflow in one
+message. The same report may arrive twice: it carries the id of its command, and the same command again changes nothing.
 """
 
 import asyncio
@@ -137,6 +137,7 @@ class Outbox:
         try:
             async with asyncio.timeout(RESEND_SECONDS / 2):
                 await self._bell.wait()
+            await asyncio.sleep(0)  # work that ends as it begins reports both at once
         except TimeoutError:
             late = time.monotonic() - RESEND_SECONDS
             self._waiting += [report for report in self._owed.values() if report.sent < late]
@@ -145,8 +146,12 @@ class Outbox:
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
         fresh = [report for report in batch if report.kept and not report.journaled]
         lines = self._lines(fresh)
+        letters: dict[str, list[dict[str, Any]]] = {}
+        for report in batch:
+            letters.setdefault(report.workflow, []).append(report.body)
         messages = [
-            (f"cairn.{self._tenant}.in.{report.workflow}", self._encoder.encode(report.body), None) for report in batch
+            (f"cairn.{self._tenant}.in.{workflow}", self._encoder.encode(bodies), None)
+            for workflow, bodies in letters.items()
         ]
         now = time.monotonic()
         for report in batch:

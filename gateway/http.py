@@ -188,8 +188,11 @@ class _Views:
             detail = await self._find(name)
         if detail is None:
             raise NotFound(f"there is no workflow {name}")
-        lists = {"tasks": detail.tasks, "attempts": detail.attempts, "asks": detail.asks}
-        rows = {name: [asdict(row) for row in found] for name, found in lists.items()}  # every field, default or not
+        rows = {  # with every field, default or not
+            "tasks": [asdict(row) for row in detail.tasks],
+            "attempts": [asdict(row) for row in detail.attempts],
+            "asks": [asdict(row) for row in detail.asks],
+        }
         return _json({"workflow": asdict(detail.workflow), **rows})
 
     async def _find(self, name: str) -> BoardDetail | None:

@@ -97,6 +97,8 @@ def _understood(error: Exception) -> Unacceptable | None:
             return Unacceptable(422, "not_recordable", str(error))
         case LedgerUnavailable() | LedgerClosed() | psycopg.OperationalError():
             return Unacceptable(503, "ledger_unavailable", str(error).strip(), headers=again)
+        case psycopg.errors.UndefinedTable():
+            return Unacceptable(503, "view_behind", "the view is being made: ask again", headers=again)
         case WrongVersion():
             return Unacceptable(503, "contention", f"others kept changing it meanwhile: {error}", headers=again)
         case web.HTTPException(status=status, reason=reason, headers=headers) if status >= 400:

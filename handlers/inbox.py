@@ -1,12 +1,14 @@
 """What agents report, taken in: decode, execute, tell the agent the verdict, acknowledge. In this order: a crash
 anywhere between leads to a redelivery, and the command's id makes that harmless.
 
-A message that is no report can never become one: it goes to the dead letters with the reason, and is kept there.
+A message holds the reports of one agent on one workflow. What is no report can never become one: the message goes to
+the dead letters with the reason, and is kept there.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, assert_never
 from uuid import UUID
@@ -17,6 +19,7 @@ import structlog
 from domain.commands import ReportCompleted, ReportFailed, ReportStarted, ReportVerified
 from domain.errors import Refused
 from domain.events import ReportRefused
+from domain.failures import FAILURE_TYPES
 from domain.outcome import RESULT_BYTES, Failure, Receipt, Result
 from handlers.execute import Executor, Order
 from ledger.ports import Bus, Message
@@ -29,6 +32,28 @@ IN_FLIGHT = 4000
 """Reports taken in and not yet settled; the server holds back the rest."""
 ACK_WAIT_SECONDS = 60
 DAY_SECONDS = 86_400
+OTHERS_TO_SAY = ("refused", "budget")
+"""Failures that people and budgets give, never agents."""
+
+
+class Told(msgspec.Struct):
+    """A failure in an agent's words; a class that is not an agent's to give becomes `agent_error`."""
+
+    type: str
+    message: str
+    detail: str = ""
+
+    def failure(self) -> Failure:
+        if self.type in FAILURE_TYPES and self.type not in OTHERS_TO_SAY:
+            return Failure(self.type, self.message, self.detail)
+        return Failure("agent_error", f"({self.type[:50]}) {self.message}", self.detail)
+
+
+class Sender(msgspec.Struct):
+    """As much of a report as it takes to answer it."""
+
+    id: UUID
+    verdict: str
 
 
 class Report(msgspec.Struct):
@@ -42,7 +67,7 @@ class Report(msgspec.Struct):
     agent: str
     verdict: str
     result: Result | None = None
-    failure: Failure | None = None
+    failure: Told | None = None
     receipts: tuple[Receipt, ...] = ()
 
     def __post_init__(self) -> None:
@@ -65,8 +90,10 @@ class Inbox:
     def __init__(self, bus: Bus, executor: Executor, tenant: str, now: Callable[[], float] = time.time) -> None:
         self._bus, self._executor, self._tenant, self._now = bus, executor, tenant, now
         self._stream, self._dead = f"{tenant.upper()}_INBOX", f"{tenant.upper()}_DEAD"
+        self._pieces = msgspec.json.Decoder(list[msgspec.Raw])
         self._decoder = msgspec.json.Decoder(Report)
-        self._done: list[tuple[Message, Report, Verdict]] = []
+        self._done: list[Message] = []
+        self._verdicts: dict[str, list[Verdict]] = {}
         self._bell = asyncio.Event()
         self._fault: BaseException | None = None
 
@@ -107,25 +134,36 @@ class Inbox:
 
     async def _take(self, message: Message) -> None:
         try:
-            report = self._decoder.decode(message.data)
-            self._check(report)
-        except (msgspec.DecodeError, ValueError) as error:
-            await self._bury(message, str(error))
+            pieces = self._pieces.decode(message.data)
+        except msgspec.DecodeError as error:
+            await self._bury(message, [], str(error))
             return
         workflow = message.subject.rpartition(".")[2]
-        order = Order(report.id, _command(report, self._now()), f"agent/{report.agent}")
-        self._executor.submit(workflow, order).add_done_callback(partial(self._settle, message, report))
+        letter = _Letter(message, len(pieces))
+        for piece in pieces:
+            try:
+                report = self._decoder.decode(piece)
+                self._check(report)
+            except (msgspec.DecodeError, ValueError) as error:
+                await self._bury(message, [piece], str(error))
+                letter.open -= 1
+                continue
+            order = Order(report.id, _command(report, self._now()), f"agent/{report.agent}")
+            self._executor.submit(workflow, order).add_done_callback(partial(self._settle, letter, report))
+        if not letter.open:
+            self._finished(letter)
 
     def _check(self, report: Report) -> None:
         for name in (report.task, report.run, report.agent):
             if not 0 < len(name) <= 200 or not name.isprintable():
                 raise ValueError(f"{name[:50]!r} is no name")
-        if not report.verdict.startswith(f"cairn.{self._tenant}.verdict."):
-            raise ValueError(
-                f"verdicts are sent to cairn.{self._tenant}.verdict.<agent>, not to {report.verdict[:80]!r}"
-            )
+        self._check_subject(report.verdict)
 
-    def _settle(self, message: Message, report: Report, answer: asyncio.Future[list[Recorded]]) -> None:
+    def _check_subject(self, verdict: str) -> None:
+        if not verdict.startswith(f"cairn.{self._tenant}.verdict.") or not verdict.isprintable() or " " in verdict:
+            raise ValueError(f"verdicts go to cairn.{self._tenant}.verdict.<agent>, not to {verdict[:80]!r}")
+
+    def _settle(self, letter: "_Letter", report: Report, answer: asyncio.Future[list[Recorded]]) -> None:
         if answer.cancelled():
             return
         verdict = Verdict(report.id, accepted=True)
@@ -141,7 +179,14 @@ class Inbox:
             case fault:
                 self._fault = fault  # not acknowledged: it comes again, to us or to another
                 return
-        self._done.append((message, report, verdict))
+        if report.kind != "started" or not verdict.accepted:
+            self._verdicts.setdefault(report.verdict, []).append(verdict)
+        letter.open -= 1
+        if not letter.open:
+            self._finished(letter)
+
+    def _finished(self, letter: "_Letter") -> None:
+        self._done.append(letter.message)
         self._bell.set()
 
     async def _answer(self) -> None:
@@ -150,28 +195,40 @@ class Inbox:
             await self._bell.wait()
             self._bell.clear()
             done, self._done = self._done, []
-            verdicts: dict[str, list[Verdict]] = {}
-            for _, report, verdict in done:
-                if report.kind != "started" or not verdict.accepted:
-                    verdicts.setdefault(report.verdict, []).append(verdict)
-            try:
+            verdicts, self._verdicts = self._verdicts, {}
+            with suppress(ConnectionError):  # what is not acknowledged comes again, and is answered again
                 for subject, batch in verdicts.items():
                     await self._bus.publish(subject, msgspec.json.encode(batch))
-                for message, _, _ in done:
+                for message in done:
                     await self._bus.ack(message)
-            except ConnectionError:
-                continue  # they are delivered again, and answered again
 
-    async def _bury(self, message: Message, why: str) -> None:
-        log.warning("inbox.dead_letter", subject=message.subject, bytes=len(message.data), why=why)
-        subject = message.subject.replace(".in.", ".dead.", 1)
+    async def _bury(self, message: Message, pieces: list[msgspec.Raw], why: str) -> None:
+        """Keeps what cannot be read. A sender that can be told is told, so that it does not send it again."""
         reason = "".join(one if one.isprintable() else "?" for one in why)[:500]
-        try:
-            stored = await self._bus.store(subject, message.data, {"Cairn-Why": reason})
-        except (ConnectionError, TimeoutError):
-            return  # not acknowledged: it comes again
-        if "error" not in stored:
-            await self._bus.ack(message)
+        log.warning("inbox.dead_letter", subject=message.subject, bytes=len(message.data), why=reason)
+        subject = message.subject.replace(".in.", ".dead.", 1)
+        while True:
+            with suppress(ConnectionError, TimeoutError):
+                if "error" not in await self._bus.store(subject, message.data, {"Cairn-Why": reason}):
+                    break
+            await asyncio.sleep(0.2)
+        for piece in pieces:
+            with suppress(msgspec.DecodeError, ValueError):
+                sender = msgspec.json.decode(piece, type=Sender)
+                self._check_subject(sender.verdict)
+                self._verdicts.setdefault(sender.verdict, []).append(Verdict(sender.id, accepted=False, why=reason))
+        if not pieces:
+            self._done.append(message)
+        self._bell.set()
+
+
+class _Letter:
+    """A message and how many of its reports are not settled yet."""
+
+    __slots__ = ("message", "open")
+
+    def __init__(self, message: Message, reports: int) -> None:
+        self.message, self.open = message, reports
 
 
 def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
@@ -192,7 +249,7 @@ def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | Re
             return ReportCompleted(**held, result=report.result)
         case "failed":
             assert report.failure is not None
-            return ReportFailed(**held, failure=report.failure)
+            return ReportFailed(**held, failure=report.failure.failure())
         case "verified":
             return ReportVerified(**held, receipts=report.receipts)
     assert_never(report.kind)

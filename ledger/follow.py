@@ -7,7 +7,7 @@ alone: then all that it could bring is here already.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from uuid import uuid4
 
@@ -86,7 +86,7 @@ async def _pull(tail: Tail, bus: Bus, stream: str) -> None:
         },
     )
     known = 0
-    async with aclosing(bus.pull(stream, name, batch=256, wait_seconds=PULL_SECONDS)) as batches:  # type: ignore[type-var]
+    async with aclosing(bus.pull(stream, name, batch=256, wait_seconds=PULL_SECONDS)) as batches:
         async for messages in batches:
             new = [message for message in messages if message.sequence > tail.last]
             known = 0 if new else known + len(messages)
@@ -96,7 +96,7 @@ async def _pull(tail: Tail, bus: Bus, stream: str) -> None:
                 return
 
 
-def _understood(messages: list[Message]) -> list[Recorded]:
+def _understood(messages: Sequence[Message]) -> list[Recorded]:
     events = []
     for message in messages:
         try:

@@ -57,7 +57,7 @@ CREATE TABLE board_attempts (
     purpose       text NOT NULL,    -- work, verify
     role          text NOT NULL,
     agent         text,
-    outcome       text,             -- reported, completed, passed, failed, cancelled, unclaimed
+    outcome       text,             -- reported, completed, passed, failed, cancelled
     failure       jsonb,
     dispatched_at timestamptz NOT NULL,
     started_at    timestamptz,

@@ -55,8 +55,6 @@ class Changes:
             case TaskDispatched(task=name, run=run):
                 entry = self._entry(board, name)
                 task = entry.task
-                if task.run not in (None, run):
-                    self._end(entry, task.run, at, "unclaimed")
                 task.status = "dispatched" if event.purpose == "work" else "verifying"
                 task.attempt, task.run, task.receipts, task.retry_due = event.attempt, run, (), None
                 self._offer(entry, event, position, at)

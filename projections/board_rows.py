@@ -13,7 +13,7 @@ from domain.outcome import Failure, Receipt
 from domain.state import TaskStatus
 
 WorkflowStatus = Literal["running", "waiting", "completed", "failed", "cancelled"]
-Outcome = Literal["reported", "completed", "passed", "failed", "cancelled", "unclaimed"]
+Outcome = Literal["reported", "completed", "passed", "failed", "cancelled"]
 
 
 class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
@@ -71,7 +71,7 @@ class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class BoardAttempt(msgspec.Struct, omit_defaults=True, gc=False):
-    """One run. `outcome`: reported (not proven yet), completed, passed, failed, cancelled, unclaimed; None: open."""
+    """One run. `outcome`: reported (not proven yet), completed, passed, failed, cancelled; None: open."""
 
     workflow: str
     task: str

@@ -10,13 +10,14 @@ raised, or on demand, is dropped and replayed; until then its readers find less 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import LiteralString, Protocol
 
 import psycopg
 import structlog
 
+from ledger.errors import LedgerUnavailable
 from ledger.postgres import Connection, Pool
 from ledger.recorded import Recorded
 from projections.sql import statements
@@ -29,6 +30,11 @@ PACE_SECONDS = 0.01
 """After a small batch more events are let come together: a transaction costs the same for one as for a hundred."""
 REWIND_POLL_SECONDS = 1.0
 """How soon a view that another process rewound is replayed."""
+
+BEHIND_EVENTS = 1_000
+"""A view that is so far behind reads larger batches: what changes often is then written once."""
+BATCH_EVENTS = 5_000
+BATCH_BYTES = 8 * 1024 * 1024
 
 SQL = statements("projections")
 
@@ -54,7 +60,9 @@ class View(Protocol):
 class Followed(Protocol):
     """The part of the ledger that a projection needs."""
 
-    def follow(self, after: int) -> AsyncGenerator[list[Recorded], None]: ...
+    async def read(self, after: int, limit: int) -> list[Recorded]: ...
+
+    def follow(self, after: int) -> AsyncIterator[list[Recorded]]: ...
 
 
 class Halted(Exception):
@@ -123,7 +131,7 @@ class Projection:
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, LedgerUnavailable) as error:
             log.warning("projection.retried", view=self.view.name, position=self.position, error=str(error).strip())
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -144,10 +152,8 @@ class Projection:
 
     async def _follow(self, ledger: Followed) -> None:
         position = self.position
-        async with self._pool.connection() as connection, aclosing(ledger.follow(position)) as batches:
+        async with self._pool.connection() as connection, aclosing(_batches(ledger, position)) as batches:
             async for batch in batches:
-                if not batch:
-                    continue
                 if batch[0].position != position + 1:
                     raise Halted(self.view.name, position + 1, f"the ledger went on at {batch[0].position}")
                 if not await self._advance(connection, batch):
@@ -221,3 +227,22 @@ class Projection:
             raise Halted(self.view.name, found[1] + 1, why)
         position: int = found[1]
         return position
+
+
+async def _batches(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
+    """Everything after a position, for ever: as it happens, and in large batches as long as there is much to catch up."""
+    limit = BATCH_EVENTS
+    while True:
+        while batch := await ledger.read(after, limit):
+            after, asked = batch[-1].position, limit
+            size = sum(len(recorded.state) for recorded in batch) // len(batch)
+            limit = max(1, min(BATCH_EVENTS, BATCH_BYTES // (size + 1)))
+            yield batch
+            if len(batch) < asked:
+                break
+        async with aclosing(ledger.follow(after)) as live:  # type: ignore[type-var]
+            async for batch in live:
+                after = batch[-1].position
+                yield batch
+                if len(batch) >= BEHIND_EVENTS:
+                    break

@@ -71,6 +71,7 @@ async def served(
             pool(postgres_url, tenant, size=6) as readers,
         ):
             board = Projection(readers, Board())
+            await board.install()
             projecting = asyncio.create_task(board.run(ledger))
             where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
             system = Served("", ledger, Executor(ledger), board, readers, bus, where)
@@ -135,30 +136,25 @@ class Line:
 
     def __init__(self, connect: Any, budgets: Iterator[int] | None = None) -> None:
         self._connect, self._budgets = connect, budgets
-        self.cut_off = False
         self.cuts = 0
         self._open: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         try:
-            yield server.sockets[0].getsockname()[1]
+            yield self._server.sockets[0].getsockname()[1]
         finally:
             self.cut()
-            server.close()
-            await server.wait_closed()
+            await self._server.wait_closed()
 
     def cut(self) -> None:
         """From now on nobody gets through."""
-        self.cut_off = True
+        self._server.close()
         for writer in self._open:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.cut_off:
-            writer.transport.abort()
-            return
         there, back = await self._connect()
         self._open |= {writer, back}
         budget = next(self._budgets) if self._budgets else 2**62

@@ -6,7 +6,14 @@ from ops.cli.text import clean, say
 
 
 def command(
-    workflow: str, ask: str, *, refuse: bool = False, because: str = "", shown: str | None = None, place: Place = HERE
+    workflow: str,
+    ask: str,
+    /,
+    *,
+    refuse: bool = False,
+    because: str = "",
+    shown: str | None = None,
+    place: Place = HERE,
 ) -> None:
     """Answer what a workflow asks: approves exactly what is printed, or refuses it.
 

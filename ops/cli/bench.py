@@ -4,7 +4,7 @@ import asyncio
 
 from cyclopts import App
 
-command = App(name="bench", help_format="plaintext", version_flags=())
+command = App(name="bench", help="How fast it is here.", help_format="plaintext", version_flags=())
 
 
 @command.command

@@ -41,8 +41,7 @@ def board(detail: BoardDetail, now: datetime, width: int = 0, height: int = 0) -
     lines = [head(detail, now), Text()]
     for (task, _), row in zip(shown, columns, strict=True):
         mark, style = MARKS[task.status]
-        text = Text(f"{mark} ", style=style)
-        text.append(row[0].ljust(widths[0]), style="" if task.status in ("running", "verifying") else "not dim")
+        text = Text.assemble((f"{mark} ", style), row[0].ljust(widths[0]))
         text.append("  " + row[1].ljust(widths[1]), style="dim")
         text.append("  " + row[2].ljust(widths[2]), style=style)
         text.append("  " + row[3].rjust(widths[3]) + "  " + row[4].rjust(widths[4]), style="dim")
@@ -60,15 +59,14 @@ def board(detail: BoardDetail, now: datetime, width: int = 0, height: int = 0) -
 def head(detail: BoardDetail, now: datetime) -> Text:
     """One line: name, title, status, how far, how long."""
     flow = detail.workflow
-    text = Text(flow.workflow, style="bold")
-    text.append(f"  {line(flow.title)}  " if flow.title else "  ", style="not bold")
-    text.append(flow.status, style=f"not bold {STATUS_STYLES.get(flow.status, '')}")
+    text = Text.assemble((flow.workflow, "bold"), f"  {line(flow.title)}  " if flow.title else "  ")
+    text.append(flow.status, style=STATUS_STYLES.get(flow.status))
     counts = [f"{flow.completed}/{flow.tasks} completed"]
     counts += [f"{flow.failed} failed"] if flow.failed else []
     counts += [plural(flow.branches, "branch", "branches")] if flow.branches else []
     counts += [plural(flow.asks, "ask")] if flow.asks else []
     counts.append(between(flow.started_at, flow.ended_at or now))
-    text.append(f"  {' · '.join(counts)}", style="not bold dim")
+    text.append(f"  {' · '.join(counts)}", style="dim")
     return text
 
 

@@ -3,7 +3,7 @@
 import sys
 import traceback
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from ops.cli import COMMANDS, stop
 from ops.cli.stop import Stop
@@ -23,7 +23,7 @@ def call(arguments: list[str]) -> int:
         return code if isinstance(code, int) else stop.OK
     except BrokenPipeError:
         # Python would complain once more when it flushes what nobody reads.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return QUIET_SIGNAL_EXIT
     except KeyboardInterrupt:
         return stop.INTERRUPTED
@@ -85,9 +85,10 @@ def _ours(error: BaseException, text: str) -> Stop:
 
 
 def _app() -> App:
-    app = App(name="cairn", version_flags=(), help_format="plaintext")
-    for name, text in COMMANDS.items():
-        app.command(f"ops.cli.{name}:command", name=name, help=text)
+    plain = Parameter(negative=(), show_default=False)
+    app = App(name="cairn", version_flags=(), help_format="plaintext", default_parameter=plain)
+    for name in COMMANDS:
+        app.command(f"ops.cli.{name}:command", name=name)
     return app
 
 

@@ -4,7 +4,7 @@ from ops.cli.place import HERE, Place
 from ops.cli.text import clean
 
 
-def command(workflow: str, *, reason: str = "", place: Place = HERE) -> None:
+def command(workflow: str, /, *, reason: str = "", place: Place = HERE) -> None:
     """End a workflow: what runs is stopped, what has completed stays.
 
     Parameters

@@ -5,7 +5,7 @@ from cyclopts import App
 from ops.cli.place import HERE, Place
 from ops.cli.rows import Output, emit
 
-command = App(name="config", help_format="plaintext", version_flags=())
+command = App(name="config", help="The settings, and where each comes from.", help_format="plaintext", version_flags=())
 
 
 @command.command

@@ -5,18 +5,17 @@ from typing import Any
 
 from ops.cli.text import commit, line
 
-WIDTH = 160
+NEWS_WIDTH = 110
 
 
 def happened(event: dict[str, Any]) -> str:
-    """Position, time, workflow, type, what it is about and what is new; from the CloudEvent as the API gives it."""
+    """Position, time, type, what it is about and what is new; from the CloudEvent as the API gives it."""
     at = datetime.fromisoformat(event["time"]).astimezone().strftime("%H:%M:%S")
-    workflow = event.get("subject", "").removeprefix("workflow/").partition("/")[0]
     data: dict[str, Any] = event.get("data") or {}
-    about = data.get("task") or data.get("workflow") or ""
-    return line(
-        f"{int(event['sequence']):>6}  {at}  {workflow}  {short(event['type']):<22} {about}  {_news(data)}", WIDTH
-    ).rstrip()
+    workflow = event.get("subject", "").partition("/")[2].partition("/")[0]
+    about = "/".join(part for part in (workflow, data.get("task")) if part)
+    start = f"{int(event['sequence']):>6}  {at}  {line(short(event['type'])):<21}  {line(about):<24}  "
+    return (start + line(_news(data), NEWS_WIDTH)).rstrip()
 
 
 def short(kind: str) -> str:
@@ -39,7 +38,9 @@ def _news(data: dict[str, Any]) -> str:
         "reason": f"{data.get('reason')}",
     }
     run = data.get("run", "")
-    return "  ".join([*([run] if run else []), *(text for name, text in told.items() if data.get(name) is not None)])
+    return "  ".join(
+        [*([run] if run else []), *(str(text) for name, text in told.items() if data.get(name) is not None)]
+    )
 
 
 def _id(branch: Any) -> str:

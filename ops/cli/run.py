@@ -1,6 +1,7 @@
 """`cairn run`."""
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 from ops.cli.place import HERE, Place
 from ops.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from ops.cli.text import say
-from ops.cli.validate import read, tell
+from ops.cli.validate import PlanFile, read, tell
 
 if TYPE_CHECKING:
     from cairn.calls import Submitted
@@ -26,12 +27,13 @@ class Base(NamedTuple):
 
 
 def command(
-    plan: Path,
+    plan: PlanFile,
+    /,
     *,
     repo: Path | None = None,
     id: str | None = None,
     watch: Annotated[bool, Parameter(negative="--detach")] = True,
-    yes: Annotated[bool, Parameter(negative=())] = False,
+    yes: bool = False,
     scripted: Path | None = None,
     place: Place = HERE,
 ) -> int:
@@ -42,8 +44,6 @@ def command(
 
     Parameters
     ----------
-    plan
-        The plan's JSON file.
     repo
         A Git repository of yours: work starts from its HEAD. Without it, from the plan's workspace folder.
     id
@@ -68,6 +68,7 @@ def command(
 
     from ops.cli.system import System
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends what we have started
     with System(settings) as system:
         base = given or asyncio.run(_imported(parsed, plan.parent, system.artifacts, id or parsed.id))
         started = system.client.submit(raw, id=id, repository=base.repository, base=base.commit)

@@ -62,8 +62,8 @@ class LiveBoard:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._live = self._new()
         self._detail: BoardDetail | None = None
+        self._live = self._new()
 
     def __enter__(self) -> Self:
         self._live.start()

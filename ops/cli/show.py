@@ -6,7 +6,7 @@ from ops.cli.place import HERE, Place
 from ops.cli.rows import Document, document
 
 
-def command(workflow: str, *, output: Document = "text", place: Place = HERE) -> None:
+def command(workflow: str, /, *, output: Document = "text", place: Place = HERE) -> None:
     """One workflow: the tree of its tasks, every attempt, why tests failed, what a person is asked, commits.
 
     Parameters
@@ -29,5 +29,5 @@ def command(workflow: str, *, output: Document = "text", place: Place = HERE) ->
     console = out()
     for text in board(detail, now, console.width if console.is_terminal else 0):
         console.print(text, no_wrap=True, crop=False, highlight=False, soft_wrap=True)
-    for text in details(detail, now):
-        print(text)
+    for each in details(detail, now):
+        print(each)

@@ -2,21 +2,24 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from ops.cli.rows import Document, document
 from ops.cli.stop import OK, USAGE, Stop
 from ops.cli.text import clean, plural, say
 
+if TYPE_CHECKING:
+    from domain.validate import Problem
 
-def command(plan: Path, *, output: Document = "text") -> int:
-    """Check a plan without running it; exit code 2 if it has problems.
+PlanFile = Annotated[
+    Path, Parameter(allow_leading_hyphen=True, help="The plan's JSON file, - for standard input.", name="PLAN")
+]
 
-    Parameters
-    ----------
-    plan
-        The plan's JSON file, - for standard input.
-    """
+
+def command(plan: PlanFile, /, *, output: Document = "text") -> int:
+    """Check a plan without running it; exit code 2 if it has problems."""
     from domain.validate import problems
 
     found = problems(read(plan))
@@ -39,7 +42,7 @@ def read(plan: Path) -> bytes:
         ) from None
 
 
-def tell(plan: Path, found: list[Any]) -> None:
+def tell(plan: Path, found: "list[Problem]") -> None:
     """Every problem on stderr, with its JSON pointer."""
     for problem in found:
         say(f"{plan}#{problem}")

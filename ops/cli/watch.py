@@ -10,7 +10,7 @@ from ops.cli.text import say
 LOOK_SECONDS = 1.0
 
 
-def command(workflow: str | None = None, *, place: Place = HERE) -> int:
+def command(workflow: str | None = None, /, *, place: Place = HERE) -> int:
     """Show one workflow live until it ends, exit code 0 if it completed; without a name all of them, until Ctrl-C.
 
     Parameters

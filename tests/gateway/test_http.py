@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -145,7 +146,7 @@ BAD_BODIES: dict[str, tuple[int, str, bytes, dict[str, str]]] = {
     "NUL in the repository": (422, "invalid_body", b'{"plan": {}, "repository": "/r\\u0000"}', JSON),
     "a plan that is a number": (422, "invalid_plan", b'{"plan": 1}', JSON),
     "a plan of NaN": (422, "invalid_plan", b'{"plan": {"id": "x", "metadata": {"a": 1e999}, "tasks": []}}', JSON),
-    "depth": (400, "invalid_json", DEEP, JSON),
+    "depth": (422, "invalid_body", DEEP, JSON),
     "depth in the plan": (400, "invalid_json", b'{"plan": %b}' % DEEP, JSON),
     "some depth in the plan": (422, "invalid_plan", b'{"plan": %b}' % (b"[" * 200 + b"]" * 200), JSON),
     "17 MB": (413, "content_too_large", HUGE, JSON),
@@ -161,7 +162,7 @@ async def test_bad_bodies_are_refused_and_the_next_one_is_served(
     system: Served, session: aiohttp.ClientSession
 ) -> None:
     for name, (wanted, code, body, headers) in BAD_BODIES.items():
-        async with session.post(WORKFLOWS, data=body, headers=headers) as response:
+        async with session.post(WORKFLOWS, data=io.BytesIO(body), headers=headers) as response:
             assert response.content_type == "application/problem+json", name
             problem = await response.json(content_type=None)
             assert (response.status, problem["code"]) == (wanted, code), (name, problem)
@@ -269,6 +270,6 @@ async def test_events_say_who_asked_and_in_which_trace(system: Served, session: 
     first, second = (await system.ledger.read(0, 3))[::2]
     assert (first.actor, first.traceparent) == ("Pät", trace)
     assert (second.actor, second.traceparent) == ("http", None)
-    for name, value in [("X-Cairn-Actor", "x" * 101), ("X-Cairn-Actor", "a\x7fb"), ("Idempotency-Key", "k" * 201)]:
+    for name, value in [("X-Cairn-Actor", "x" * 101), ("X-Cairn-Actor", "Zero\u200bwidth"), ("Idempotency-Key", "k" * 201)]:
         status, problem = await post(session, WORKFLOWS, {"plan": PLAN}, **{name: value})
         assert (status, problem["errors"][0]["parameter"]) == (422, name)

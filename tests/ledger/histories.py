@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 from cairn.bus import Bus
@@ -38,7 +38,7 @@ async def fill(ledger: Ledger, stream: str, count: int) -> list[Recorded]:
 async def followed(ledger: Ledger, until: int, after: int = 0) -> list[Recorded]:
     """What a follower sees up to a position."""
     seen: list[Recorded] = []
-    async with asyncio.timeout(SECONDS), aclosing(cast(Any, ledger.follow(after))) as batches:
+    async with asyncio.timeout(SECONDS), aclosing(ledger.follow(after)) as batches:
         while after + len(seen) < until:
             seen += await anext(batches)
     return seen
@@ -58,7 +58,7 @@ async def in_stream(bus: Bus, name: str) -> list[Recorded]:
     consumer = f"look-{uuid4().hex}"
     await bus.ensure_consumer(name, {"name": consumer, "ack_policy": "none", "mem_storage": True})
     held: list[Recorded] = []
-    async with asyncio.timeout(SECONDS), aclosing(cast(Any, bus.pull(name, consumer, wait_seconds=0.5))) as batches:
+    async with asyncio.timeout(SECONDS), aclosing(bus.pull(name, consumer, wait_seconds=0.5)) as batches:
         while len(held) < count:
             for message in await anext(batches):
                 recorded = understand(message.data)

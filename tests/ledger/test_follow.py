@@ -6,7 +6,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -68,11 +67,22 @@ async def test_the_bus_brings_an_event_before_postgres_is_asked(
     assert [event.position for event in await following] == list(range(1, 32))
 
 
+async def test_a_process_that_wrote_alone_hears_of_others_again(two: tuple[Ledger, Ledger]) -> None:
+    """What it wrote itself need not come by the bus; what another one writes after that has to arrive all the same."""
+    here, there = two
+    following = asyncio.create_task(followed(here, 3_020))
+    await asyncio.gather(*(fill(here, f"workflow-{number}", 60) for number in range(50)))
+    assert here.relay is not None
+    await here.relay.published(3_000)
+    await fill(there, "workflow-b", 20)
+    assert await following == await there.read(0, 4_000)
+
+
 async def test_a_follower_behind_the_window_in_memory_reads_postgres(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tail, "KEPT_EVENTS", 20)
-    slow = cast(Any, ledger.follow(0))
+    slow = ledger.follow(0)
     await ledger.append(append("workflow-a", 0))
     async with aclosing(slow), asyncio.timeout(SECONDS):
         seen = list(await anext(slow))

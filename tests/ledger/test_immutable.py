@@ -1,5 +1,6 @@
 """What has happened is never changed; who changes it all the same is found out."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -73,6 +74,12 @@ async def test_a_part_can_be_verified_alone(ledger: Ledger, superuser: Superuser
     assert (await ledger.verify(1_501)).events == 600
     with pytest.raises(BrokenChain, match="position 1500:"):
         await ledger.verify(1_400, 1_600)
+
+
+async def test_two_processes_that_start_at_once_migrate_once(postgres_url: str, tenant: str) -> None:
+    async with await connect(postgres_url, tenant) as one, await connect(postgres_url, tenant) as other:
+        applied = await asyncio.gather(migrate(one, tenant), migrate(other, tenant))
+    assert sorted(applied, key=len) == [[], [file.name for file in sorted(FOLDER.glob("*.sql"))]]
 
 
 async def test_migrations_are_applied_once_and_a_changed_or_newer_one_is_an_error(

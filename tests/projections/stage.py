@@ -54,6 +54,9 @@ class Sliced:
     def __init__(self, ledger: Ledger, sizes: Sequence[int], stands: Any = None) -> None:
         self._ledger, self._sizes, self._stands = ledger, sizes, stands
 
+    async def read(self, after: int, limit: int) -> list[Recorded]:
+        return []
+
     async def follow(self, after: int) -> AsyncIterator[list[Recorded]]:
         for size in cycle(self._sizes):
             batch = await self._ledger.read(after, size)

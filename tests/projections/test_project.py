@@ -1,0 +1,134 @@
+"""The cursor and the rows stay together, whatever happens to the process, the connection or the view."""
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from histories import history
+from stage import WAIT_SECONDS, Sliced, opened, projected, record, tables
+
+from domain.events import TaskSkipped
+from ledger.postgres import Connection
+from ledger.recorded import Recorded
+from projections.board import Board
+from projections.due import DueView
+from projections.project import Halted, Projection
+
+HISTORY = history(Random(7), 4, 150)
+OF_BOARD = ("board_workflows", "board_tasks", "board_attempts", "board_asks")
+
+
+class Dying(Board):
+    """A board whose connection is ended by Postgres when its rows are written and the transaction is not yet over."""
+
+    deaths = 0
+
+    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+        await super().apply(connection, batch)
+        if self.deaths < 3 and batch[0].position > 10 * self.deaths:
+            self.deaths += 1
+            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+class Newer(Board):
+    version = Board.version + 1
+
+
+async def test_a_connection_that_dies_in_the_middle_of_a_batch_takes_cursor_and_rows_with_it(postgres_url: str) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        head = (await record(ledger, HISTORY))[-1]
+        dying, seen = Projection(connections, Dying()), []
+
+        async def stands(position: int) -> None:
+            async with connections.connection() as connection:
+                found = await (await connection.execute("SELECT position FROM projections")).fetchone()
+                last = await (await connection.execute("SELECT max(last) FROM board_workflows")).fetchone()
+            assert found == (position,)
+            assert last == (position,)
+            seen.append(position)
+
+        await projected(dying, Sliced(ledger, [6], stands), head)
+        assert isinstance(dying.view, Dying)
+        assert dying.view.deaths == 3
+        assert len(seen) == len(set(seen)), "a batch was applied twice"
+        after_deaths = await tables(connections, OF_BOARD)
+        await dying.rebuild()
+        await projected(Projection(connections, Board()), ledger, head)
+        assert await tables(connections, OF_BOARD) == after_deaths
+
+
+async def test_two_processes_that_project_one_view_do_no_harm(postgres_url: str) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        head = (await record(ledger, HISTORY))[-1]
+        both = [Projection(connections, Board()) for _ in range(2)]
+        await asyncio.gather(
+            projected(both[0], Sliced(ledger, [3, 1, 5]), head), projected(both[1], Sliced(ledger, [2, 4]), head)
+        )
+        of_both = await tables(connections, OF_BOARD)
+        await both[0].rebuild()
+        await projected(Projection(connections, Board()), ledger, head)
+        assert await tables(connections, OF_BOARD) == of_both
+
+
+async def test_an_event_that_cannot_be_folded_halts_its_view_right_before_it_and_no_other(postgres_url: str) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        before = (await record(ledger, HISTORY))[-1]
+        [bad] = await record(ledger, [("ghost", [TaskSkipped(task="t", because="u")])])
+        board, due = Projection(connections, Board()), Projection(connections, DueView())
+        with pytest.raises(Halted, match=rf"board halted at position {bad}: .*ghost was never started") as halted:
+            await projected(board, ledger, bad)
+        assert (halted.value.view, halted.value.position) == ("board", bad)
+        await board.reached(before)
+        with pytest.raises(TimeoutError):
+            await board.reached(bad, timeout_seconds=0.1)
+        await projected(due, ledger, bad)
+
+
+async def test_a_view_of_a_higher_version_is_replayed_and_its_older_program_stops(postgres_url: str) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        head = (await record(ledger, HISTORY))[-1]
+        old = Projection(connections, Board())
+        running = asyncio.create_task(old.run(ledger))
+        await old.reached(head, WAIT_SECONDS)
+        first = await tables(connections, OF_BOARD)
+        await projected(Projection(connections, Newer()), ledger, head)
+        assert await tables(connections, OF_BOARD) == first
+        with pytest.raises(Halted, match="its tables are of version 2, this program has version 1"):
+            await asyncio.wait_for(running, WAIT_SECONDS)
+        with pytest.raises(Halted, match="version 2"):
+            await Projection(connections, Board()).install()
+
+
+async def test_a_running_view_that_is_rebuilt_elsewhere_is_replayed_though_nothing_new_happens(
+    postgres_url: str,
+) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        head = (await record(ledger, HISTORY))[-1]
+        board, elsewhere = Projection(connections, Board()), Projection(connections, Board())
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(board.run(ledger))
+            for rebuilt_by in (elsewhere, board):
+                await elsewhere.reached(head, WAIT_SECONDS)
+                live = await tables(connections, OF_BOARD)
+                await rebuilt_by.rebuild()
+                elsewhere = Projection(connections, Board())
+                await elsewhere.reached(head, WAIT_SECONDS)
+                assert await tables(connections, OF_BOARD) == live
+            running.cancel()
+
+
+async def test_who_asks_for_a_position_sees_it(postgres_url: str) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        here, elsewhere = Projection(connections, Board()), Projection(connections, Board())
+        with pytest.raises(TimeoutError):
+            await elsewhere.reached(1, timeout_seconds=0.1)
+        await here.install()
+        running = asyncio.create_task(here.run(ledger))
+        for name, events in HISTORY[:1]:
+            [position] = await record(ledger, [(name, events)])
+            await asyncio.gather(here.reached(position), elsewhere.reached(position))
+            rows = await tables(connections, ("board_workflows",))
+            assert len(rows["board_workflows"]) == 1
+        running.cancel()
+        await asyncio.wait([running])
