@@ -22,6 +22,9 @@ from cairn.bus import Bus, Message
 
 RESEND_SECONDS = 5.0
 BATCH = 500
+BUSY_LETTERS = 12
+LINGER_SECONDS = 0.005
+"""After a batch of more than BUSY_LETTERS the next is let grow: the server's cost is by the batch, not by the letter."""
 JOURNAL_BYTES = 4 * 1024 * 1024
 """A journal larger than this is emptied as soon as nothing in it is owed."""
 
@@ -165,6 +168,8 @@ class Outbox:
         for report in batch:
             if report.answers is not None:
                 await self._bus.ack(report.answers)
+        if len(letters) > BUSY_LETTERS:
+            await asyncio.sleep(LINGER_SECONDS)
 
     def _forget(self, journal: FileIO) -> None:
         """Not synced: an outcome that is remembered too long is sent again, and changes nothing."""

@@ -25,8 +25,8 @@ from projections.sql import statements
 RECONNECT_SECONDS = 0.5
 POLL_SECONDS = 0.05
 """How soon a waiting reader notices a position that another process has projected."""
-SMALL_BATCH = 200
-PACE_SECONDS = 0.01
+SMALL_BATCH = 1_000
+PACE_SECONDS = 0.025
 """After a small batch more events are let come together: a transaction costs the same for one as for a hundred."""
 REWIND_POLL_SECONDS = 1.0
 """How soon a view that another process rewound is replayed."""
@@ -230,19 +230,32 @@ class Projection:
 
 
 async def _batches(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
-    """Everything after a position, for ever: as it happens, and in large batches as long as there is much to catch up."""
-    limit = BATCH_EVENTS
+    """Everything after a position, for ever: as it happens, and in large batches while there is much to catch up on."""
     while True:
-        while batch := await ledger.read(after, limit):
-            after, asked = batch[-1].position, limit
-            size = sum(len(recorded.state) for recorded in batch) // len(batch)
-            limit = max(1, min(BATCH_EVENTS, BATCH_BYTES // (size + 1)))
-            yield batch
-            if len(batch) < asked:
-                break
+        async with aclosing(_history(ledger, after)) as history:
+            async for batch in history:
+                after = batch[-1].position
+                yield batch
         async with aclosing(ledger.follow(after)) as live:  # type: ignore[type-var]
             async for batch in live:
                 after = batch[-1].position
                 yield batch
                 if len(batch) >= BEHIND_EVENTS:
                     break
+
+
+async def _history(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
+    """What is there already. The next batch is read while the caller is at work on this one."""
+    limit, reading = BATCH_EVENTS, asyncio.ensure_future(ledger.read(after, BATCH_EVENTS))
+    try:
+        while batch := await reading:
+            whole = len(batch) == limit
+            size = sum(len(recorded.state) for recorded in batch) // len(batch)
+            limit = max(1, min(BATCH_EVENTS, BATCH_BYTES // (size + 1)))
+            if whole:
+                reading = asyncio.ensure_future(ledger.read(batch[-1].position, limit))
+            yield batch
+            if not whole:
+                return
+    finally:
+        reading.cancel()

@@ -16,5 +16,7 @@ INSERT INTO projections VALUES (%(name)s, %(version)s, 0)
 ON CONFLICT (name) DO UPDATE SET version = excluded.version, position = 0
 
 -- advance: the cursor moves, unless it is not (or no longer) where this process left it.
+-- Its transaction does not wait for the disk: a crash that takes it takes cursor and rows, and they are projected again.
 UPDATE projections SET position = %(after)s
 WHERE name = %(name)s AND version = %(version)s AND position = %(before)s
+RETURNING set_config('synchronous_commit', 'off', true)

@@ -46,5 +46,5 @@ def command(
         raise Stop(CONFLICT, f"{ask} of {workflow} is not what you were shown", why, f"cairn show {workflow}")
     for text in question(workflow, found):
         say(text)
-    position = client.answer(workflow, ask, approved=not refuse, shown=found.shown, because=because)
-    print(clean(f"{'refused' if refuse else 'approved'} {ask} of {workflow} at position {position}"))
+    answered = client.answer(workflow, ask, approved=not refuse, shown=found.shown, because=because)
+    print(clean(f"{'refused' if refuse else 'approved'} {ask} of {workflow} at position {answered['position']}"))

@@ -9,6 +9,8 @@ from ops.cli import COMMANDS, stop
 from ops.cli.stop import Stop
 
 DEBUG = "--debug"
+STDIN = "/dev/stdin"
+"""What `-` means: a lone hyphen would be taken for an option."""
 QUIET_SIGNAL_EXIT = 141
 """What a shell shows for a program that ended because nobody read its output any more."""
 
@@ -16,7 +18,7 @@ QUIET_SIGNAL_EXIT = 141
 def call(arguments: list[str]) -> int:
     """Runs the command named first. The traceback of what went wrong is shown only with `--debug`."""
     debug = DEBUG in arguments
-    rest = [argument for argument in arguments if argument != DEBUG]
+    rest = [STDIN if argument == "-" else argument for argument in arguments if argument != DEBUG]
     try:
         code = _app()(rest, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -49,7 +51,7 @@ def explained(error: BaseException, arguments: list[str]) -> Stop:
         case PermissionError() | FileNotFoundError() | IsADirectoryError() | NotADirectoryError():
             return Stop(stop.FAILED, f"{error.filename}: {error.strerror}", fix="cairn doctor")
     if module in ("cairn", "ops", "ledger", "gateway", "handlers", "projections"):
-        return _ours(error, text)
+        return _ours(error, text, arguments)
     if isinstance(error, OSError):  # a connection that was refused, a port that is taken, a disk that is full
         code = stop.UNREACHABLE if isinstance(error, ConnectionError | TimeoutError) else stop.FAILED
         return Stop(code, text or type(error).__name__, fix="cairn doctor")
@@ -57,7 +59,7 @@ def explained(error: BaseException, arguments: list[str]) -> Stop:
     return Stop(stop.FAILED, f"{type(error).__name__}: {text}", why, f"report it with what `{DEBUG}` prints")
 
 
-def _ours(error: BaseException, text: str) -> Stop:
+def _ours(error: BaseException, text: str, arguments: list[str]) -> Stop:
     from cairn.calls import CairnError, Conflict, Invalid, NotFound, Unauthorized, Unreachable
     from ops.embedded import AlreadyRunning
     from ops.settings import SettingsInvalid
@@ -70,10 +72,13 @@ def _ours(error: BaseException, text: str) -> Stop:
         case NotFound():
             return Stop(stop.NOT_FOUND, text, fix="cairn ls")
         case Conflict():
-            return Stop(stop.CONFLICT, text)
+            about = " ".join(arguments[1:2]) if arguments[0] in ("approve", "cancel") else ""
+            return Stop(stop.CONFLICT, text, fix=f"cairn show {about}" if about else "cairn ls")
         case Invalid():
-            problems = "".join(f"\n  {problem}" for problem in error.problems or ())
-            return Stop(stop.USAGE, f"{text}{problems}")
+            places = (
+                f"\n  {one.get('pointer') or one.get('parameter', '')}: {one['detail']}" for one in error.problems
+            )
+            return Stop(stop.USAGE, text + "".join(places), fix=f"cairn {_named(arguments)}--help")
         case Unauthorized():
             why = "the token is not the running system's"
             return Stop(stop.UNREACHABLE, text, why, "unset CAIRN_TOKEN, or set it to that of the system")

@@ -14,5 +14,5 @@ def command(workflow: str, /, *, reason: str = "", place: Place = HERE) -> None:
     reason
         Recorded with it.
     """
-    position = place.client().cancel(workflow, reason)
+    position = place.client().cancel(workflow, reason)["position"]
     print(clean(f"cancelled {workflow} at position {position}"))

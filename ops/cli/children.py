@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 from ops.settings import Settings, child_environment
 
@@ -49,7 +50,9 @@ class Child:
             return
         self._process.terminate()
         try:
-            self._process.wait(DRAIN_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(DRAIN_SECONDS)
+        finally:  # a second Ctrl-C does not wait
+            if self.code is None:
+                os.killpg(self.pid, signal.SIGKILL)
+                self._process.wait()

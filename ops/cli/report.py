@@ -75,8 +75,8 @@ def _asks(detail: BoardDetail) -> Iterator[str]:
             yield f"  {ask.ask}  {ask.task}  {ask.kind}  open: {answer_command(detail.workflow.workflow, ask.ask)}"
         else:
             said = {True: "approved", False: "refused", None: "void"}[ask.approved]
-            by = f" by {ask.answered_by}" if ask.answered_by else ""
-            yield f"  {ask.ask}  {ask.task}  {ask.kind}  {said}{line(by)}: {line(ask.because or 'no reason given')}"
+            by = f" by {line(ask.answered_by)}" if ask.answered_by else ""
+            yield f"  {ask.ask}  {ask.task}  {ask.kind}  {said}{by}: {line(ask.because or 'no reason given')}"
 
 
 def _attempts(detail: BoardDetail, now: datetime) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _commits(detail: BoardDetail) -> Iterator[str]:
     if made:
         yield from ("", f"Commits in {line(detail.workflow.repository or '')}")
     for task in made:
-        yield f"  {task.commit}  {branch_of(task)}"
+        yield f"  {clean(task.commit or '')}  {branch_of(task)}"
 
 
 def _mended(detail: BoardDetail) -> Iterator[str]:

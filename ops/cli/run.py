@@ -70,7 +70,9 @@ def command(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends what we have started
     with System(settings) as system:
-        base = given or asyncio.run(_imported(parsed, plan.parent, system.artifacts, id or parsed.id))
+        base = given or asyncio.run(
+            _imported(parsed, plan.parent if plan.is_file() else Path(), system.artifacts, id or parsed.id)
+        )
         started = system.client.submit(raw, id=id, repository=base.repository, base=base.commit)
         if scripted is not None:
             system.play(roles(parsed), scripted.resolve())

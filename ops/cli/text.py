@@ -42,7 +42,7 @@ def plural(count: int, noun: str, many: str = "") -> str:
 
 
 def commit(name: str | None) -> str:
-    return name[:10] if name else ""
+    return clean(name[:10]) if name else ""
 
 
 def say(text: str) -> None:

@@ -1,6 +1,5 @@
 """`cairn validate`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +12,7 @@ from ops.cli.text import clean, plural, say
 if TYPE_CHECKING:
     from domain.validate import Problem
 
-PlanFile = Annotated[
-    Path, Parameter(allow_leading_hyphen=True, help="The plan's JSON file, - for standard input.", name="PLAN")
-]
+PlanFile = Annotated[Path, Parameter(name="PLAN", help="The plan's JSON file, - for standard input.")]
 
 
 def command(plan: PlanFile, /, *, output: Document = "text") -> int:
@@ -35,7 +32,7 @@ def command(plan: PlanFile, /, *, output: Document = "text") -> int:
 def read(plan: Path) -> bytes:
     """The bytes of a plan. Raises Stop when there is no such file."""
     try:
-        return sys.stdin.buffer.read() if str(plan) == "-" else plan.read_bytes()
+        return plan.read_bytes()
     except OSError as error:
         raise Stop(
             USAGE, f"the plan {plan} cannot be read: {error.strerror}", fix="name a file, as plan.json"
