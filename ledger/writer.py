@@ -133,7 +133,7 @@ class Writer:
         for attempt in count():
             try:
                 connection = await self._connected()
-                if attempt or not await self._fast(connection, appends):
+                if not await self._fast(connection, appends):
                     await self._locked(connection, appends)
                 return
             except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:

@@ -8,6 +8,7 @@ committed is there at the next start.
 
 import asyncio
 import errno
+import gc
 import os
 import secrets
 import signal
@@ -41,6 +42,9 @@ READERS = 6
 PORTS = 20
 """Ports that are tried, from the configured one on."""
 SHUTDOWN_SECONDS = 1.0
+COLLECT_AFTER = (100_000, 50, 50)
+"""Allocations between collections of cycles. Events are many and hold none: at Python's default of 700 a fifth of the
+server's time went into looking for them (`cairn bench tasks`)."""
 
 
 class Up(msgspec.Struct, frozen=True):
@@ -104,6 +108,8 @@ async def up(
             _write_private(file, msgspec.json.encode(where))
             crew = Crew(settings.data_dir, child_environment(settings))
             jobs += [group.create_task(crew.keep(f"tester-{n + 1}", ["--role", "tester"])) for n in range(testers)]
+            gc.freeze()
+            gc.set_threshold(*COLLECT_AFTER)
             if ready is not None:
                 ready(where)
             await stop.wait()

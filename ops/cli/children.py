@@ -21,7 +21,8 @@ class Child:
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cairn", *arguments],
+                # -P: a folder `cairn` where the user works is not ours.
+                [sys.executable, "-P", "-m", "cairn", *arguments],
                 env=child_environment(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -26,16 +26,17 @@ Lost = Callable[[], Exception | None]
 
 
 def follow(
-    client: SyncClient, workflow: str, after: int, screen: Screen, answer: Answer, lost: Lost = lambda: None
+    client: SyncClient, workflow: str, position: int, screen: Screen, answer: Answer, lost: Lost = lambda: None
 ) -> BoardDetail:
-    """The workflow as it stands at its end. `answer` is called once for every ask that is open, inside `screen.aside`.
+    """The workflow, which is known to be there at `position`, as it stands at its end. `answer` is called once for every ask that is open, inside `screen.aside`.
 
     Raises CairnError when the system stays away for a minute, or at once what `lost` says of it.
     """
     asked: set[str] = set()
-    detail = _read(client, workflow, after)
+    detail = _read(client, workflow, position)
     screen.detail(detail)
     pause = 0.0
+    after = 0 if screen.history else detail.workflow.last
     batches = _batches(client.events(after, workflow=workflow, follow=True), lost)
     while True:
         for ask in detail.asks:

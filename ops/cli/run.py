@@ -95,7 +95,14 @@ def _watch(system: "System", started: "Submitted", settings: "Settings", yes: bo
     say(f"{workflow} is started at position {started.position}")
     try:
         with screen(seen) as view:
-            detail = follow(system.client, workflow, 0, view, Asker(system.client, yes=yes, terminal=seen), system.lost)
+            detail = follow(
+                system.client,
+                workflow,
+                started.position,
+                view,
+                Asker(system.client, yes=yes, terminal=seen),
+                system.lost,
+            )
     except KeyboardInterrupt:
         if system.own:
             say(f"\nstopping the system; {workflow} goes on where it was at the next `cairn up`")

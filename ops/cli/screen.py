@@ -18,6 +18,9 @@ REFRESH_PER_SECOND = 4
 
 
 class Screen(Protocol):
+    history: bool
+    """Whether it wants to be told what had happened before it was there."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -40,6 +43,8 @@ class Screen(Protocol):
 class Lines:
     """A line per event."""
 
+    history = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -59,6 +64,8 @@ class Lines:
 
 class LiveBoard:
     """The board, drawn again four times a second so that clocks move."""
+
+    history = False
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)

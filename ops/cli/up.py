@@ -34,16 +34,25 @@ def command(*, listen: str | None = None, testers: int = 1, place: Place = HERE)
 
 
 async def _up(settings: "Settings", testers: int) -> int:
-    from gateway.sandbox import choose
     from ops.serve import up
 
-    sandbox = (await choose(settings.sandbox, image=settings.sandbox_image)).isolation if testers else "no tester here"
+    sandbox = await _sandbox(settings) if testers else "no tester here"
 
     def ready(where: "Up") -> None:
         for text in six_lines(where, settings, sandbox):
             say(text)
 
     return await up(settings, tell=say, ready=ready, testers=testers)
+
+
+async def _sandbox(settings: "Settings") -> str:
+    from gateway.sandbox import choose
+    from handlers.ports import SandboxBroken
+
+    try:
+        return (await choose(settings.sandbox, image=settings.sandbox_image)).isolation
+    except SandboxBroken as broken:
+        return f"none, no test can be run: {broken}"
 
 
 def six_lines(where: "Up", settings: "Settings", sandbox: str) -> list[str]:

@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from served import PLAN, TOKEN, Line, Served, asking, served
 
 from gateway.access import access
+from ledger import writer
 
 
 @pytest.fixture
@@ -86,7 +87,10 @@ async def test_probes_need_no_token_and_say_how_it_stands(system: Served) -> Non
             assert found["checks"]["board"]["behind"] == 0
 
 
-async def test_readiness_ends_with_postgres_and_with_nats(postgres_url: str, nats_url: str, tenant: str) -> None:
+async def test_readiness_ends_with_postgres_and_with_nats(
+    postgres_url: str, nats_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 1.0)
     parameters = {key: str(value) for key, value in conninfo_to_dict(postgres_url).items() if value}
     bus = urlsplit(nats_url)
     to_postgres, to_nats = Line(lambda: _postgres(parameters)), Line(lambda: _tcp(bus.hostname, bus.port))

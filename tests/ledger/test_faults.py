@@ -9,11 +9,15 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from histories import SECONDS, append, fill
+from histories import SECONDS, append, fill, until
+from psycopg.pq import TransactionStatus
 
 from ledger import postgres, writer
 from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, UnsafeServer
+from ledger.group import Group
 from ledger.ledger import Ledger
+from ledger.migrate import migrate
+from ledger.postgres import Connection, connect
 from ops.embedded.postgres import Postgres
 
 
@@ -62,6 +66,54 @@ async def test_connections_killed_at_random_lose_and_double_nothing(
     assert (await ledger.verify()).events == 500
     for number, answer in enumerate(answers):
         assert answer == await ledger.read_stream(f"workflow-w{number}")
+
+
+async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group was committed and the connection broke before anyone heard of it: recorded once, answered as recorded."""
+    await fill(ledger, "workflow-a", 1)
+    insert, losses = writer.insert, 2
+
+    async def losing(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
+        nonlocal losses
+        written = await insert(connection, group, starts)
+        if losses and connection.info.transaction_status == TransactionStatus.IDLE:
+            losses -= 1
+            await connection.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return written
+
+    monkeypatch.setattr(writer, "insert", losing)
+    command = uuid4()
+    first = await ledger.append(append("workflow-a", 1, 2, command=command))
+    others = await asyncio.gather(*(fill(ledger, f"workflow-w{number}", 2) for number in range(5)))
+    assert losses == 0
+    assert first == await ledger.find_command(command)
+    assert [event.version for event in first] == [2, 3]
+    assert [len(events) for events in others] == [2] * 5
+    assert (await ledger.verify()).events == 13
+
+
+async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_url: str, tenant: str) -> None:
+    async with await connect(postgres_url, tenant) as slow:
+        await migrate(slow, tenant)
+        alone = writer.Writer(lambda: connect(postgres_url, tenant), lambda events: None)
+        running = asyncio.create_task(alone.run())
+        await alone.append(append("workflow-a", 0))
+        async with slow.transaction():
+            await slow.execute("SELECT 1 FROM ledger_head FOR UPDATE")
+            sent = asyncio.create_task(alone.append(append("workflow-a", 1)))
+            await until(lambda: not alone._queue and alone._work.is_set() and sent.get_coro() is not None)
+            queued = asyncio.create_task(alone.append(append("workflow-a", 2)))
+            await until(lambda: bool(alone._queue))
+            running.cancel()
+            await asyncio.sleep(0)
+            assert not running.done()
+        (recorded,) = await sent
+        assert recorded.position == 2
+        with pytest.raises(LedgerClosed):
+            await queued
+        with pytest.raises(asyncio.CancelledError):
+            await running
 
 
 async def test_postgres_away_is_waited_for_and_a_killed_one_loses_nothing(

@@ -162,6 +162,33 @@ async def test_a_stream_that_goes_further_than_the_ledger_is_replaced_by_the_nex
         assert stream_name(tenant, 1) not in (await bus.api("STREAM.NAMES"))["streams"]
 
 
+async def test_a_stream_ahead_of_the_ledger_is_found_at_the_start(postgres_url: str, tenant: str, bus: Bus) -> None:
+    """What Postgres restored to the past looks like: the bus holds more than the truth."""
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        (event,) = await fill(ledger, "workflow-a", 1)
+        await published(ledger, 1)
+    subject, body, _ = announce(event, tenant, 1, bus.max_payload)
+    await bus.store(subject, body)
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        await assert_both_logs_equal(ledger, bus)
+        assert (await ledger.head()).epoch == 2
+
+
+async def test_a_stream_that_lost_what_the_relay_saw_in_it_is_filled_at_the_same_sequences(
+    relayed: Ledger, bus: Bus
+) -> None:
+    """The next batch says what it has to follow; without that it would be stored where others belong."""
+    await fill(relayed, "workflow-a", 20)
+    await published(relayed, 20)
+    _, origin = await relayed._head_and_origin()
+    await bus.api(f"STREAM.DELETE.{stream_name(relayed.tenant, 1)}")
+    await bus.ensure_stream(stream_config(relayed.tenant, 1, origin, 1))
+    await relayed.append(append("workflow-b", 0, 5))
+    await published(relayed, 25)
+    await assert_both_logs_equal(relayed, bus)
+    assert (await relayed.head()).epoch == 1
+
+
 async def test_another_event_at_the_same_sequence_is_found_at_the_start(
     postgres_url: str, tenant: str, bus: Bus
 ) -> None:

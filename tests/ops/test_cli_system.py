@@ -65,6 +65,10 @@ class Home:
         """Ids of what works in the data directory."""
         return left_behind("postgres", self.data / "postgres") + left_behind("nats-server", self.data / "nats")
 
+    def agents(self) -> list[int]:
+        """Ids of the processes that were started in the folder by a command, and still live."""
+        return left_behind(Path(sys.executable).name, self.folder)
+
 
 def told(process: subprocess.Popen[str], text: str) -> list[str]:
     """What it wrote to stderr up to the line that holds `text`."""
@@ -280,7 +284,21 @@ def test_a_run_alone_starts_a_system_asks_on_the_terminal_and_stops_all_it_start
     assert "approve? [y]es, [n]o, [l]ater:" in seen and "a before_dispatch: approved by" in seen and "I looked" in seen
     assert re.search(r"status +completed", seen) and re.search(r"commit +\w{10}  ai/generated/alone/a", seen)
     assert not home.runs() and not (home.data / "up.json").exists()
-    assert not left_behind("python3", home.data), "an agent outlived the run"
+    assert not home.agents(), "an agent outlived the run"
+
+
+def test_a_run_alone_that_needs_a_person_leaves_its_system_and_agents_running(home: Home) -> None:
+    script = home.folder / "script/a"
+    script.mkdir(parents=True)
+    (script / "1.patch").write_text("--- /dev/null\n+++ b/a.txt\n@@ -0,0 +1 @@\n+hello\n")
+    done = home.cairn("run", home.plan("person", {"id": "a", "approval": ["before_dispatch"]}), "--scripted", "script")
+    assert done.returncode == 5 and "cairn approve person ask-1" in done.stderr
+    stop = re.search(r"stop the system: kill (\d+)", done.stderr)
+    assert stop and home.agents()
+    assert home.cairn("approve", "person", "ask-1").returncode == 0
+    assert home.cairn("watch", "person").returncode == 0
+    os.kill(int(stop[1]), signal.SIGTERM)
+    until(lambda: not home.runs() and not home.agents())
 
 
 def test_a_run_that_is_interrupted_stops_its_system_and_the_next_up_carries_on(home: Home) -> None:
