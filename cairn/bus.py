@@ -221,7 +221,7 @@ class Bus:
             arrived.append(message)
             bell.set()
 
-        inbox = f"{self._inbox}.pull{next(self._tokens)}"
+        inbox = f"{self._inbox}.pull.{next(self._tokens)}"  # not one of the answers' subjects
         unsubscribe = await self.subscribe(inbox, hear)
         wanted, generation = 0, self.generation
         expires = int(wait_seconds * 1e9)

@@ -124,8 +124,8 @@ def answer(id: str, ask: str, approved: bool, shown: str, because: str) -> Call:
     return _command(path, {"approved": approved, "shown": shown, "because": because})
 
 
-def workflows(limit: int, status: str | None) -> Call:
-    return Call("GET", _query(f"{API}/workflows", limit=limit, status=status))
+def workflows(limit: int, status: str | None, at_least: int | None) -> Call:
+    return Call("GET", _query(f"{API}/workflows", limit=limit, status=status, at_least=at_least))
 
 
 def workflow(id: str, at_least: int | None) -> Call:

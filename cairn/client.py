@@ -81,9 +81,9 @@ class Client:
         """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""
         return await self._ask(calls.answer(id, ask, approved, shown, because))
 
-    async def workflows(self, limit: int = 50, *, status: str | None = None) -> list[Json]:
-        """At most `limit` (1,000) workflows, the newest first, as the board's rows."""
-        found: list[Json] = (await self._ask(calls.workflows(limit, status)))["workflows"]
+    async def workflows(self, limit: int = 50, *, status: str | None = None, at_least: int | None = None) -> list[Json]:
+        """At most `limit` (1,000) workflows, the newest first, as the board's rows of at least that position."""
+        found: list[Json] = (await self._ask(calls.workflows(limit, status, at_least)))["workflows"]
         return found
 
     async def workflow(self, id: str, at_least: int | None = None) -> Json:

@@ -56,7 +56,7 @@ def application(
     it may be asked. ValueError without a token.
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
-    commands = _Commands(executor, ledger, lease_seconds)
+    commands = _Commands(executor, ledger, pool, lease_seconds)
     views = _Views(ledger, board, pool)
     events = _Events(stream.Events(ledger, pool))
     system = _System(ledger, bus, board, version)
@@ -80,9 +80,9 @@ def application(
 
 
 class _Commands:
-    def __init__(self, executor: Executor, ledger: Ledger, lease_seconds: float) -> None:
+    def __init__(self, executor: Executor, ledger: Ledger, pool: Pool, lease_seconds: float) -> None:
         self._executor, self._ledger, self._lease_seconds = executor, ledger, lease_seconds
-        self._starts = Starts(executor)
+        self._starts = Starts(executor, pool)
 
     async def validate(self, request: web.Request) -> web.Response:
         """The body is the plan itself. 200 whatever is found: `{valid, errors: [{pointer, detail, hint}]}`."""
@@ -162,10 +162,11 @@ class _Views:
 
     async def page(self, request: web.Request) -> web.Response:
         """The newest first; `after` is the `next` of the page before."""
-        query = requests.parameters(request, "limit", "after", "status")
+        query = requests.parameters(request, "limit", "after", "status", "at_least")
         limit = requests.number(query, "limit", 50, requests.PAGE_ITEMS, least=1)
         before = requests.number(query, "after", requests.LARGEST_NUMBER)
         status = requests.matching(query, "status", STATUSES, f"one of {STATUSES.replace('|', ', ')}")
+        await self._reached(requests.number(query, "at_least", 0))
         found: list[BoardWorkflow] = []
         async with self._pool.connection() as connection:
             while len(found) <= limit:

@@ -108,6 +108,7 @@ class Events:
 
     async def _feed(self, client: "_Client", wanted: Wanted) -> None:
         matches, after = wanted.matcher(), wanted.after
+        await client.live()
         if wanted.workflow is not None:
             # Its own events are found by its stream; what came between them need not be read.
             head = (await self._ledger.head()).position
@@ -163,8 +164,12 @@ class _Client:
 
     async def ping(self) -> None:
         while True:
-            await self._write(b": ping\n\n" if self._sse else b"\n")
             await asyncio.sleep(PING_SECONDS)
+            await self.live()
+
+    async def live(self) -> None:
+        """A sign of life."""
+        await self._write(b": ping\n\n" if self._sse else b"\n")
 
     def cut(self) -> None:
         """Ends the connection without the end mark of a whole answer: what is missing must not go unnoticed."""

@@ -46,6 +46,7 @@ class Row(Struct, frozen=True, gc=False):
     actor: str
     traceparent: str | None
     state: bytes
+    event: Event
 
 
 def rows(append: Append) -> list[Row]:
@@ -69,4 +70,5 @@ def _row(new: NewEvent) -> Row:
         new.actor,
         new.traceparent,
         encode(new.event),
+        new.event,
     )

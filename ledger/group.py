@@ -58,7 +58,9 @@ def compose(appends: Sequence[Pending], head: Head) -> Group:
             position += 1
             envelope = (position, pending.stream, version, row.tag, row.id, now, *_carried(row))
             digest = chain(digest, envelope, row.state)
-            answer.append(Recorded(*envelope, row.state, digest))
+            recorded = Recorded(*envelope, row.state, digest)
+            recorded.__dict__["event"] = row.event  # whoever follows in this process need not decode it
+            answer.append(recorded)
         answers.append(answer)
     return Group(list(appends), answers, head, Head(head.epoch, position, digest))
 

@@ -2,8 +2,8 @@
 
 There is no cursor: the stream's own end is where to go on. Every batch says which sequence it expects to follow, so any
 number of relays may run at once; whoever is late is refused. A refusal, a timeout or a duplicate proves nothing about
-what the stream holds, so after each of them the relay goes and looks: it compares the stream's last message with the
-ledger's event at that position.
+what the stream holds, so after each of them, and every few idle seconds, the relay goes and looks: it compares the
+stream's last message with the ledger's event at that position.
 
 - equal: go on behind it. A stream that lost its end is filled up again at the same sequences.
 - no stream: create it so that sequence = position, from the start of a bounded window.
@@ -14,6 +14,7 @@ ledger's event at that position.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -28,6 +29,8 @@ from ledger.stream import Refusal, create, delete, look, message, stream_config,
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 4 * 1024 * 1024
 POLL_SECONDS = 0.25
+LOOK_SECONDS = 5.0
+"""A relay that has nothing to publish looks at the stream this often: whoever waits for it is waiting for us."""
 GAP_SECONDS = 0.01
 BUSY_EVENTS = 12
 LINGER_SECONDS = 0.005
@@ -58,6 +61,7 @@ class Relay:
         self._read, self._ledger_head, self._next_epoch = read, head, next_epoch
         self._stream = ""
         self._epoch = 0
+        self._looked = 0.0
         self._atomic = True
         self._handed: list[Recorded] = []
         self._work = asyncio.Event()
@@ -121,9 +125,9 @@ class Relay:
                 await self._work.wait()
                 return
         head, _ = await self._ledger_head()
-        if head.position > self.last or head.epoch != self._epoch:
-            # Others have recorded, and most likely published: what the stream holds is the question.
-            self.head = max(self.head, head.position)
+        self.head = max(self.head, head.position)
+        # Others have recorded, and most likely published; or nothing happened for so long that the stream may be gone.
+        if self.lag or head.epoch != self._epoch or monotonic() - self._looked > LOOK_SECONDS:
             self._stream = ""
 
     async def _next(self) -> list[Recorded]:
@@ -222,6 +226,7 @@ class Relay:
         if held is not None and not _same(held, (await self._read(state.last - 1, 1))[0]):
             return await self._give_up(head.epoch, head.epoch + 1, f"sequence {state.last} holds another event")
         self._stream, self._epoch, self._atomic = config["name"], head.epoch, state.atomic
+        self._looked = monotonic()
         self.head = max(self.head, now.position)
         self._advance(state.last)
         return True

@@ -5,14 +5,14 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ops.cli.place import HERE, Place
-from ops.cli.stop import OK, USAGE, Stop
+from ops.cli.stop import INTERRUPTED, OK, USAGE, Stop
 from ops.cli.text import say
 
 if TYPE_CHECKING:
@@ -58,11 +58,17 @@ def command(
     configure(settings.log_level)
     if until is not None:
         _end_with(until)
+    work = _work(place, settings, role, exec, scripted, name, capacity)
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(_work(place, settings, role, exec, scripted, name, capacity))
-    return uvloop.run(_work(place, settings, role, exec, scripted, name, capacity))
+        run: Callable[[Coroutine[None, None, int]], int] = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        return run(work)
+    except asyncio.CancelledError:  # a second signal
+        return INTERRUPTED
 
 
 async def _work(

@@ -28,9 +28,10 @@ Lost = Callable[[], Exception | None]
 def follow(
     client: SyncClient, workflow: str, position: int, screen: Screen, answer: Answer, lost: Lost = lambda: None
 ) -> BoardDetail:
-    """The workflow, which is known to be there at `position`, as it stands at its end. `answer` is called once for every ask that is open, inside `screen.aside`.
+    """The workflow, which is known to be there at `position`, as it stands at its end.
 
-    Raises CairnError when the system stays away for a minute, or at once what `lost` says of it.
+    `answer` is called once for every ask that is open, inside `screen.aside`. Raises CairnError when the system stays
+    away for a minute, or at once what `lost` says of it.
     """
     asked: set[str] = set()
     detail = _read(client, workflow, position)

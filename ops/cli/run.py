@@ -61,6 +61,8 @@ def command(
     if found := problems(raw):
         tell(plan, found)
         return USAGE
+    if yes and not watch:
+        raise Stop(USAGE, "--yes and --detach are both given", "nobody would be there to approve", "leave one out")
     settings, parsed = place.settings(), parse(raw)
     if scripted is not None and not scripted.is_dir():
         raise Stop(USAGE, f"--scripted {scripted} is no folder", fix="name the folder of an example's patches")

@@ -157,7 +157,6 @@ BAD_BODIES: dict[str, tuple[int, str, bytes, dict[str, str]]] = {
 }
 
 
-
 async def test_bad_bodies_are_refused_and_the_next_one_is_served(
     system: Served, session: aiohttp.ClientSession
 ) -> None:
@@ -201,9 +200,7 @@ async def test_what_has_ended_cannot_be_cancelled(system: Served, session: aioht
         assert (status, problem["code"]) == (404, "not_found")
 
 
-async def test_a_person_decides_on_what_was_shown_and_only_once(
-    system: Served, session: aiohttp.ClientSession
-) -> None:
+async def test_a_person_decides_on_what_was_shown_and_only_once(system: Served, session: aiohttp.ClientSession) -> None:
     _, started = await post(session, WORKFLOWS, {"plan": ASKING})
     _, detail = await get(session, f"{WORKFLOWS}/asking", at_least=started["position"])
     (ask,) = detail["asks"]
@@ -270,6 +267,10 @@ async def test_events_say_who_asked_and_in_which_trace(system: Served, session: 
     first, second = (await system.ledger.read(0, 3))[::2]
     assert (first.actor, first.traceparent) == ("Pät", trace)
     assert (second.actor, second.traceparent) == ("http", None)
-    for name, value in [("X-Cairn-Actor", "x" * 101), ("X-Cairn-Actor", "Zero\u200bwidth"), ("Idempotency-Key", "k" * 201)]:
+    for name, value in [
+        ("X-Cairn-Actor", "x" * 101),
+        ("X-Cairn-Actor", "Zero\u200bwidth"),
+        ("Idempotency-Key", "k" * 201),
+    ]:
         status, problem = await post(session, WORKFLOWS, {"plan": PLAN}, **{name: value})
         assert (status, problem["errors"][0]["parameter"]) == (422, name)

@@ -40,7 +40,7 @@ async def test_nothing_is_told_without_the_token(system: Served) -> None:
         for path in ("/api/v1/workflows", "/api/v1/events", "/no/such/path"):
             assert await code_of(system.url, path, **headers) == (401, "unauthorized"), headers
     assert (await code_of(system.url, **bearer()))[0] == 200
-    assert (await code_of(system.url, **{"Authorization": f"bearer  {TOKEN}"}))[0] == 200
+    assert (await code_of(system.url, Authorization=f"bearer  {TOKEN}"))[0] == 200
 
 
 async def test_a_name_that_was_made_to_lead_here_is_refused(system: Served) -> None:

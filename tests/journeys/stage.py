@@ -273,6 +273,10 @@ def _gone_is_fine() -> Iterator[None]:
         return
 
 
+def is_a(event: Json, type: str, **data: object) -> bool:
+    return event["type"] == f"cairn.{type}.v1" and all(event["data"].get(name) == value for name, value in data.items())
+
+
 def layers(name: str, *widths: int, **task: Any) -> Json:
     """A plan of layers of tasks: each task needs all of the layer before, and a test finds the files of them all."""
     tasks: list[Json] = []

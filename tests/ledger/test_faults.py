@@ -129,6 +129,7 @@ async def test_postgres_away_is_waited_for_and_a_killed_one_loses_nothing(
             assert server.child.pid is not None
             os.kill(server.child.pid, signal.SIGKILL)
             await server.child.exited()
+            await until_unreadable(ledger)
             waiting = asyncio.create_task(ledger.append(append("workflow-a", 3)))
             with pytest.raises(LedgerUnavailable):
                 await ledger.read(0)
@@ -141,6 +142,13 @@ async def test_postgres_away_is_waited_for_and_a_killed_one_loses_nothing(
             await ledger.verify()
     finally:
         await server.stop()
+
+
+async def until_unreadable(ledger: Ledger) -> None:
+    """A Postgres that was killed has children that answer until they notice."""
+    async with asyncio.timeout(SECONDS):
+        while not isinstance((await asyncio.gather(ledger.head(), return_exceptions=True))[0], LedgerUnavailable):
+            await asyncio.sleep(0.01)
 
 
 async def until_readable(ledger: Ledger) -> None:

@@ -1,123 +1,32 @@
 """The command line against a real system: `cairn up` and its agents as processes, every command as a user calls it."""
 
 import csv
-import fcntl
 import json
-import os
-import pty
 import re
-import select
 import shutil
 import signal
-import struct
 import subprocess
-import sys
-import tempfile
-import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import StringIO
-from pathlib import Path
-from typing import Any
 
 import pytest
-
-from ops.embedded.child import left_behind
-
-CAIRN = [sys.executable, "-m", "cairn"]
-WAIT_SECONDS = 60
-CODER = """#!/bin/sh
-case "$CAIRN_TASK" in *'"fail":true'*) echo "cannot do this" >&2; exit 3 ;; esac
-test -z "$DATABASE_URL$NATS_URL$CAIRN_TOKEN" || { echo "secrets" >&2; exit 4; }
-echo work >> work.txt
-echo '{"summary": "worked"}'
-"""
-
-
-class Home:
-    """A data directory with the environment of a user who works in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.data = folder, folder / "data"
-        self.environment = {
-            "PATH": os.environ["PATH"], "CAIRN_DATA_DIR": str(self.data), "CAIRN_LISTEN": "127.0.0.1:0",
-            "TERM": "xterm", "CAIRN_LOG_LEVEL": "warning",
-        }  # fmt: skip
-
-    def cairn(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*CAIRN, *map(str, arguments)], cwd=self.folder, env=self.environment, text=True, capture_output=True,
-            timeout=WAIT_SECONDS, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*CAIRN, *arguments], cwd=self.folder, env=self.environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def plan(self, name: str, *tasks: dict[str, Any]) -> str:
-        rows = [{"agent_role": "coder", "max_attempts": 1, **task} for task in tasks]
-        (self.folder / f"{name}.json").write_text(json.dumps({"id": name, "title": "A plan", "tasks": rows}))
-        return f"{name}.json"
-
-    def runs(self) -> list[int]:
-        """Ids of what works in the data directory."""
-        return left_behind("postgres", self.data / "postgres") + left_behind("nats-server", self.data / "nats")
-
-    def agents(self) -> list[int]:
-        """Ids of the processes that were started in the folder by a command, and still live."""
-        return left_behind(Path(sys.executable).name, self.folder)
-
-
-def told(process: subprocess.Popen[str], text: str) -> list[str]:
-    """What it wrote to stderr up to the line that holds `text`."""
-    assert process.stderr
-    lines = []
-    for line in process.stderr:
-        lines.append(line.rstrip("\n"))
-        if text in line:
-            return lines
-    raise AssertionError(f"ended without {text!r}: {lines}")
-
-
-def ended(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> int:
-    process.send_signal(number)
-    process.communicate(timeout=WAIT_SECONDS)
-    return process.returncode
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def new_home() -> Home:
-    folder = Path(tempfile.mkdtemp(prefix="cairn-cli-"))
-    folder.chmod(0o711)
-    (folder / "agents").mkdir()
-    (folder / "agents/coder.sh").write_text(CODER)
-    (folder / "agents/coder.sh").chmod(0o755)
-    return Home(folder)
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    made = new_home()
-    yield made
-    if (made.data / "up.json").exists():  # a test failed half-way
-        os.kill(json.loads((made.data / "up.json").read_text())["pid"], signal.SIGTERM)
-    until(lambda: not made.runs())
-    shutil.rmtree(made.folder)
+from cli_home import WAIT_SECONDS, Home, ended, new_home, on_terminal, plain, told
 
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[Home]:
     """A system that is up, with one coder that is a program."""
     made = new_home()
-    agent = made.start("agent", "--role", "coder", "--exec", "agents/coder.sh", "--capacity", "4")
+    agent = made.start(
+        "agent",
+        "--role",
+        "coder",
+        "--exec",
+        "agents/coder.sh",
+        "--capacity",
+        "4",
+        DATABASE_URL="postgresql://me:hush@h/d",
+    )
     told(agent, "waiting for a system")
     up = made.start("up")
     try:
@@ -270,93 +179,44 @@ def test_leaving_a_run_leaves_the_workflow_to_the_system(system: Home) -> None:
     system.cairn("cancel", "left")
 
 
-def test_a_run_alone_starts_a_system_asks_on_the_terminal_and_stops_all_it_started(home: Home) -> None:
-    script = home.folder / "script/a"
-    script.mkdir(parents=True)
-    (script / "1.patch").write_text("--- /dev/null\n+++ b/a.txt\n@@ -0,0 +1 @@\n+hello\n")
-    tests = {"tests": [{"cmd": "grep -qx hello a.txt"}]}
-    plan = home.plan("alone", {"id": "a", "approval": ["before_dispatch"], "acceptance_criteria": tests})
-    answers = [("[l]ater: ", "what?\n"), ("[l]ater: ", "y\n"), ("no reason) ", "I looked\n")]
-    code, seen = on_terminal(home, ["run", plan, "--scripted", "script"], answers)
-    assert code == 0, seen
-    assert "starting the system in" in seen and "alone asks a person about task a" in seen
-    assert "waits for a person: ask-1" in seen and "1/1 completed" in seen, "the board was not drawn"
-    assert "approve? [y]es, [n]o, [l]ater:" in seen and "a before_dispatch: approved by" in seen and "I looked" in seen
-    assert re.search(r"status +completed", seen) and re.search(r"commit +\w{10}  ai/generated/alone/a", seen)
-    assert not home.runs() and not (home.data / "up.json").exists()
-    assert not home.agents(), "an agent outlived the run"
+def test_a_terminal_gets_a_board_in_colour_unless_it_asks_for_none(system: Home) -> None:
+    system.cairn("run", system.plan("seen-live", {"id": "a"}))
+    coloured = re.compile(r"\x1b\[[0-9;]*3[1-6]m")
+    code, shown = on_terminal(system, ["watch", "seen-live"], [])
+    assert code == 0 and "1/1 completed" in plain(shown) and coloured.search(shown) and "task.dispatched" not in shown
+    code, shown = on_terminal(system, ["watch", "seen-live"], [], NO_COLOR="1")
+    assert code == 0 and "1/1 completed" in plain(shown) and not coloured.search(shown)
 
 
-def test_a_run_alone_that_needs_a_person_leaves_its_system_and_agents_running(home: Home) -> None:
-    script = home.folder / "script/a"
-    script.mkdir(parents=True)
-    (script / "1.patch").write_text("--- /dev/null\n+++ b/a.txt\n@@ -0,0 +1 @@\n+hello\n")
-    done = home.cairn("run", home.plan("person", {"id": "a", "approval": ["before_dispatch"]}), "--scripted", "script")
-    assert done.returncode == 5 and "cairn approve person ask-1" in done.stderr
-    stop = re.search(r"stop the system: kill (\d+)", done.stderr)
-    assert stop and home.agents()
-    assert home.cairn("approve", "person", "ask-1").returncode == 0
-    assert home.cairn("watch", "person").returncode == 0
-    os.kill(int(stop[1]), signal.SIGTERM)
-    until(lambda: not home.runs() and not home.agents())
+def test_a_terminal_of_a_ci_machine_is_never_asked(system: Home) -> None:
+    plan = system.plan("ci", {"id": "a", "approval": ["before_dispatch"]})
+    code, shown = on_terminal(system, ["run", plan], [], CI="true")
+    assert code == 5 and "cairn approve ci ask-1" in shown
+    assert "[y]es" not in shown and "0/1 completed" not in shown and "\x1b" not in shown
+    assert system.cairn("cancel", "ci").returncode == 0
 
 
-def test_a_run_that_is_interrupted_stops_its_system_and_the_next_up_carries_on(home: Home) -> None:
-    run = home.start("run", home.plan("broken", {"id": "a"}))
-    told(run, "task.dispatched")
-    run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=WAIT_SECONDS)
-    assert run.returncode == 130 and "broken goes on where it was at the next `cairn up`" in said
-    assert not home.runs()
-    up = home.start("up")
-    told(up, "stop ")
-    agent = home.start("agent", "--role", "coder", "--exec", "agents/coder.sh")
-    assert home.cairn("watch", "broken").returncode == 0
-    up.kill()  # its servers end with it, its address stays behind
-    up.communicate()
-    until(lambda: not home.runs())
-    assert (home.data / "up.json").exists()
-    gone = home.cairn("ls")
-    assert gone.returncode == 6 and "cairn up" in gone.stderr
-    detached = home.cairn("run", "--detach", home.plan("after", {"id": "a"}))
-    assert detached.returncode == 0 and detached.stdout == "after\n"
-    assert home.cairn("watch", "after").returncode == 0, "the agent did not come back to the system"
-    stop = re.search(r"stop the system: kill (\d+)", detached.stderr)
-    assert stop
-    os.kill(int(stop[1]), signal.SIGTERM)
-    until(lambda: not home.runs() and not (home.data / "up.json").exists())
-    assert ended(agent) == 0
+def test_an_ask_that_is_left_for_later_is_answered_elsewhere_while_the_run_waits(system: Home) -> None:
+    plan = system.plan("later", {"id": "a", "approval": ["before_dispatch"]})
+    answering: list[subprocess.Popen[str]] = []
+
+    def elsewhere() -> str:
+        answering.append(system.start("approve", "later", "ask-1"))
+        return ""
+
+    code, shown = on_terminal(system, ["run", plan], [("[l]ater: ", "l\n"), ("not answered; later: ", elsewhere)])
+    assert code == 0 and "cairn approve later ask-1" in shown and "status     completed" in shown
+    answering[0].communicate(timeout=WAIT_SECONDS)
+    assert answering[0].returncode == 0
 
 
-def test_a_system_that_cannot_start_says_why_and_leaves_nothing(home: Home) -> None:
-    home.data.mkdir()
-    (home.data / "layout").write_text("999\n")
-    done = home.cairn("run", home.plan("never", {"id": "a"}))
-    assert done.returncode == 1 and "made by another version" in done.stderr and "fix: " in done.stderr
-    (home.data / "layout").unlink()
-    home.environment["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:9/none"
-    done = home.cairn("run", "never.json")
-    assert done.returncode == 1 and "the system did not start" in done.stderr and "up.log" in done.stderr
+def test_nobody_approves_a_run_that_nobody_watches(system: Home) -> None:
+    done = system.cairn("run", "--yes", "--detach", system.plan("both", {"id": "a"}))
+    assert done.returncode == 2 and "nobody would be there" in done.stderr
+    assert system.cairn("show", "both").returncode == 3
 
 
-def on_terminal(home: Home, arguments: list[str], answers: list[tuple[str, str]]) -> tuple[int, str]:
-    """Calls with a terminal of 40 lines and types each answer once its prompt is seen; exit code and all that was shown."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(home.folder)
-        os.execve(sys.executable, [*CAIRN, *arguments], home.environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-    shown, read_to, deadline = "", 0, time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.5)[0]:
-            try:
-                shown += os.read(terminal, 65_536).decode(errors="replace")
-            except OSError:  # how a terminal says that its last process has gone
-                break
-        if answers and (at := shown.find(answers[0][0], read_to)) >= 0:
-            read_to = at + len(answers[0][0])
-            os.write(terminal, answers.pop(0)[1].encode())
-    else:
-        os.kill(pid, signal.SIGTERM)
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+def test_all_workflows_are_watched_live_until_ctrl_c(system: Home) -> None:
+    system.cairn("run", system.plan("among", {"id": "a"}))
+    code, shown = on_terminal(system, ["watch"], [("among", "\x03")])
+    assert code == 130 and re.search(r"among +completed +1/1", plain(shown))

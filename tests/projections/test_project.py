@@ -1,7 +1,7 @@
 """The cursor and the rows stay together, whatever happens to the process, the connection or the view."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from random import Random
 
 import pytest
@@ -9,6 +9,7 @@ from histories import history
 from stage import WAIT_SECONDS, Sliced, opened, projected, record, tables
 
 from domain.events import TaskSkipped
+from ledger.ledger import Ledger
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from projections.board import Board
@@ -69,6 +70,36 @@ async def test_two_processes_that_project_one_view_do_no_harm(postgres_url: str)
         await both[0].rebuild()
         await projected(Projection(connections, Board()), ledger, head)
         assert await tables(connections, OF_BOARD) == of_both
+
+
+class Late(Sliced):
+    """Has batches only when `gate` is open; `asked` tells after which positions it was followed."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger, [3])
+        self.asked: asyncio.Queue[int] = asyncio.Queue()
+        self.gate = asyncio.Event()
+
+    async def follow(self, after: int) -> AsyncIterator[list[Recorded]]:
+        await self.asked.put(after)
+        await self.gate.wait()
+        async for batch in super().follow(after):
+            yield batch
+
+
+async def test_a_process_that_comes_late_with_its_batch_gives_it_up(postgres_url: str) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        head = (await record(ledger, HISTORY))[-1]
+        late = Late(ledger)
+        running = asyncio.create_task(Projection(connections, Board()).run(late))
+        assert await late.asked.get() == 0
+        await projected(Projection(connections, Board()), ledger, head)
+        before = await tables(connections, (*OF_BOARD, "projections"))
+        late.gate.set()
+        assert await asyncio.wait_for(late.asked.get(), WAIT_SECONDS) == head
+        assert await tables(connections, (*OF_BOARD, "projections")) == before
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_an_event_that_cannot_be_folded_halts_its_view_right_before_it_and_no_other(postgres_url: str) -> None:

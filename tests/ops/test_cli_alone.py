@@ -1,0 +1,91 @@
+"""`cairn run` where nothing is up: it starts a system of its own, and leaves nothing behind that it should not."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+
+import pytest
+from cli_home import WAIT_SECONDS, Home, ended, new_home, on_terminal, plain, told, until
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    made = new_home()
+    yield made
+    if (made.data / "up.json").exists():  # a test failed half-way
+        os.kill(json.loads((made.data / "up.json").read_text())["pid"], signal.SIGTERM)
+    until(lambda: not made.runs())
+    shutil.rmtree(made.folder)
+
+
+def test_a_run_alone_starts_a_system_asks_on_the_terminal_and_stops_all_it_started(home: Home) -> None:
+    script = home.folder / "script/a"
+    script.mkdir(parents=True)
+    (script / "1.patch").write_text("--- /dev/null\n+++ b/a.txt\n@@ -0,0 +1 @@\n+hello\n")
+    tests = {"tests": [{"cmd": "grep -qx hello a.txt"}]}
+    plan = home.plan("alone", {"id": "a", "approval": ["before_dispatch"], "acceptance_criteria": tests})
+    answers = [("[l]ater: ", "what?\n"), ("[l]ater: ", "y\n"), ("no reason) ", "I looked\n")]
+    code, seen = on_terminal(home, ["run", plan, "--scripted", "script"], answers)
+    seen = plain(seen)
+    assert code == 0, seen
+    assert "starting the system in" in seen and "alone asks a person about task a" in seen
+    assert "waits for a person: ask-1" in seen and "1/1 completed" in seen, "the board was not drawn"
+    assert "approve? [y]es, [n]o, [l]ater:" in seen and "a before_dispatch: approved by" in seen and "I looked" in seen
+    assert re.search(r"status +completed", seen) and re.search(r"commit +\w{10}  ai/generated/alone/a", seen)
+    assert not home.runs() and not (home.data / "up.json").exists()
+    assert not home.agents(), "an agent outlived the run"
+
+
+def test_a_run_alone_that_needs_a_person_leaves_its_system_and_agents_running(home: Home) -> None:
+    script = home.folder / "script/a"
+    script.mkdir(parents=True)
+    (script / "1.patch").write_text("--- /dev/null\n+++ b/a.txt\n@@ -0,0 +1 @@\n+hello\n")
+    done = home.cairn("run", home.plan("person", {"id": "a", "approval": ["before_dispatch"]}), "--scripted", "script")
+    assert done.returncode == 5 and "cairn approve person ask-1" in done.stderr
+    stop = re.search(r"stop the system: kill (\d+)", done.stderr)
+    assert stop and home.agents()
+    assert home.cairn("approve", "person", "ask-1").returncode == 0
+    assert home.cairn("watch", "person").returncode == 0
+    os.kill(int(stop[1]), signal.SIGTERM)
+    until(lambda: not home.runs() and not home.agents())
+
+
+def test_a_run_that_is_interrupted_stops_its_system_and_the_next_up_carries_on(home: Home) -> None:
+    run = home.start("run", home.plan("broken", {"id": "a"}))
+    told(run, "task.dispatched")
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=WAIT_SECONDS)
+    assert run.returncode == 130 and "broken goes on where it was at the next `cairn up`" in said
+    assert not home.runs()
+    up = home.start("up")
+    told(up, "stop ")
+    agent = home.start("agent", "--role", "coder", "--exec", "agents/coder.sh")
+    assert home.cairn("watch", "broken").returncode == 0
+    up.kill()  # its servers end with it, its address stays behind
+    up.communicate()
+    until(lambda: not home.runs())
+    assert (home.data / "up.json").exists()
+    gone = home.cairn("ls")
+    assert gone.returncode == 6 and "cairn up" in gone.stderr
+    detached = home.cairn("run", "--detach", home.plan("after", {"id": "a"}))
+    assert detached.returncode == 0 and detached.stdout == "after\n"
+    assert home.cairn("watch", "after").returncode == 0, "the agent did not come back to the system"
+    stop = re.search(r"stop the system: kill (\d+)", detached.stderr)
+    assert stop
+    os.kill(int(stop[1]), signal.SIGTERM)
+    until(lambda: not home.runs() and not (home.data / "up.json").exists())
+    assert ended(agent) == 0
+
+
+def test_a_system_that_cannot_start_says_why_and_leaves_nothing(home: Home) -> None:
+    home.data.mkdir()
+    (home.data / "layout").write_text("999\n")
+    done = home.cairn("run", home.plan("never", {"id": "a"}))
+    assert done.returncode == 1 and "made by another version" in done.stderr and "fix: " in done.stderr
+    (home.data / "layout").unlink()
+    home.environment["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:9/none"
+    done = home.cairn("run", "never.json")
+    assert done.returncode == 1 and "the system did not start" in done.stderr and "up.log" in done.stderr
