@@ -109,6 +109,8 @@ class Agent:
         if self._handler is None:
             raise TypeError(f"agent {self.name} has no handler: decorate one with @agent.task")
         where = where or connection()
+        if not where.nats_url:
+            raise ConnectionError("an agent needs NATS: set NATS_URL, or start `cairn up` on this machine")
         journal = where.state_dir / "outbox" / f"{self.name}.jsonl"
         async with Bus.connect(where.nats_url, name=self.name) as bus, asyncio.TaskGroup() as group:
             outbox = Outbox(bus, where.tenant, self.name, journal)
@@ -185,7 +187,7 @@ class Agent:
         try:
             async with limit:
                 result = await self._work(task, where)
-            return _completion(result)
+            return _completion(task, result)
         except Failed as failed:
             return _failure(failed.type, str(failed), failed.detail)
         except MergeConflict as conflict:
@@ -202,12 +204,16 @@ class Agent:
         if not task.repository or not task.bases:
             return await self._handler(task)
         repository = await Repository.open(Path(task.repository))
+        with suppress(GitError):  # what another agent left behind and nobody can remove is not this run's failure
+            await repository.prune()
         folder = where.state_dir / "worktrees"
+        resolving = task.debug is not None and task.debug.reason == "merge_conflict"
         async with AsyncExitStack() as stack:
-            space = await stack.enter_async_context(repository.workspace(bases=task.bases, folder=folder))
+            start = repository.workspace(bases=task.bases, folder=folder, marked=resolving)
+            space = await stack.enter_async_context(start)
             task.path = space.path
             result = await self._handler(task)
-            if not self._commits:
+            if not self._commits or task.purpose == "verify":
                 return result
             result = _as_result(result)
             message = f"{task.title or task.task}\n\n{result.summary}"
@@ -238,17 +244,26 @@ class Agent:
 
 
 def _failure(kind: str, message: str, detail: str = "") -> dict[str, Any]:
-    return {"kind": "failed", "failure": {"type": kind, "message": message[:2000], "detail": detail[-8000:]}}
+    told = {"type": kind, "message": _sendable(message[:2000]), "detail": _sendable(detail[-8000:])}
+    return {"kind": "failed", "failure": told}
 
 
-def _completion(result: Any) -> dict[str, Any]:
-    if isinstance(result, list):
-        return {"kind": "verified", "receipts": result}
+def _sendable(text: str) -> str:
+    """What UTF-8 cannot say, as file names and programs' outputs have it, becomes a question mark."""
+    return text.encode(errors="replace").decode()
+
+
+def _completion(task: Task, result: Any) -> dict[str, Any]:
+    verified = task.purpose == "verify"
+    if verified and not isinstance(result, list):
+        raise Failed(f"a tester returns a list of receipts, not {type(result).__name__}", type="invalid_result")
+    body = result if verified else _as_result(result)
     try:
-        body = _as_result(result)
         size = len(msgspec.json.encode(body))
-    except (TypeError, msgspec.ValidationError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         return _failure("invalid_result", f"the result is no JSON: {error}")
+    if verified:
+        return {"kind": "verified", "receipts": body}
     if size > RESULT_BYTES:
         return _failure(
             "invalid_result",
@@ -266,5 +281,9 @@ def _as_result(result: Any) -> Result:
         case str():
             return Result(summary=result)
         case dict():
-            return msgspec.convert(result, Result)
-    raise TypeError(f"a handler returns a Result, a dict, a string or None, not {type(result).__name__}")
+            try:
+                return msgspec.convert(result, Result)
+            except msgspec.ValidationError as error:
+                raise Failed(f"the handler's dict is no result: {error}", type="invalid_result") from error
+    what = f"a handler returns a Result, a dict, a string or None, not {type(result).__name__}"
+    raise Failed(what, type="invalid_result")

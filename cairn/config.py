@@ -38,11 +38,13 @@ def connection(folder: Path | None = None) -> Connection:
     except FileNotFoundError:
         found = {}
     values = {
-        "nats_url": env.get("NATS_URL") or found.get("nats_url"),
-        "url": env.get("CAIRN_URL") or found.get("url"),
+        "nats_url": env.get("NATS_URL") or found.get("nats_url", ""),
+        "url": env.get("CAIRN_URL") or found.get("url", ""),
         "token": env.get("CAIRN_TOKEN") or found.get("token", ""),
         "tenant": env.get("CAIRN_TENANT") or found.get("tenant", "main"),
     }
-    if not values["nats_url"] or not values["url"]:
-        raise ConnectionError(f"nothing is up in {folder}: start it with `cairn up`, or set CAIRN_URL and NATS_URL")
+    if not values["url"] and not values["nats_url"]:
+        raise ConnectionError(
+            f"nothing is up in {folder}: start it with `cairn up`, or set CAIRN_URL (agents: NATS_URL)"
+        )
     return Connection(**values, state_dir=folder / "agents")

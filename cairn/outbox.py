@@ -22,6 +22,8 @@ from cairn.bus import Bus, Message
 
 RESEND_SECONDS = 5.0
 BATCH = 500
+HEADER_BYTES = 1024
+"""More than the headers of a report's message, and what holds its reports together, ever take."""
 BUSY_LETTERS = 12
 LINGER_SECONDS = 0.005
 """After a batch of more than BUSY_LETTERS the next is let grow: the server's cost is by the batch, not by the letter."""
@@ -39,10 +41,10 @@ class Verdict(msgspec.Struct):
 
 
 class _Report:
-    __slots__ = ("answers", "body", "id", "journaled", "kept", "sent", "workflow")
+    __slots__ = ("answers", "encoded", "id", "journaled", "kept", "sent", "workflow")
 
-    def __init__(self, workflow: str, body: dict[str, Any], kept: bool, answers: Message | None = None) -> None:
-        self.workflow, self.body, self.kept, self.answers, self.id = workflow, body, kept, answers, body["id"]
+    def __init__(self, workflow: str, id: str, encoded: bytes, kept: bool, answers: Message | None = None) -> None:
+        self.workflow, self.id, self.encoded, self.kept, self.answers = workflow, id, encoded, kept, answers
         self.sent, self.journaled = 0.0, False
 
 
@@ -56,14 +58,23 @@ class Outbox:
         self._owed: dict[str, _Report] = {}
         self._settled: list[str] = []
         self._bell = asyncio.Event()
+        self._look_at = 0.0
         self._encoder = msgspec.json.Encoder()
 
     def report(
         self, workflow: str, body: dict[str, Any], *, keep: bool = False, answers: Message | None = None
     ) -> None:
-        """Queues a report. `keep` is for outcomes; `answers` is acknowledged as soon as the inbox holds the report."""
+        """Queues a report. `keep` is for outcomes; `answers` is acknowledged as soon as the inbox holds the report.
+
+        An outcome that no message of this NATS can hold becomes a failure that says so.
+        """
         body = {"id": str(uuid4()), "agent": self._agent, "verdict": self._subject, **body}
-        self._queue(_Report(workflow, body, keep, answers))
+        encoded = self._encoder.encode(body)
+        if len(encoded) > self._room:
+            why = f"the outcome has {len(encoded)} bytes, a message to the inbox holds {self._room}"
+            body = {**body, "kind": "failed", "failure": {"type": "invalid_result", "message": why}}
+            encoded = self._encoder.encode({name: body[name] for name in body if name not in ("result", "receipts")})
+        self._queue(_Report(workflow, body["id"], encoded, keep, answers))
 
     async def emptied(self) -> None:
         """Waits until every report is stored and every outcome judged."""
@@ -112,7 +123,11 @@ class Outbox:
                 kept.pop(entry["done"], None)
             else:
                 kept[entry["body"]["id"]] = entry
-        owed = [_Report(one["workflow"], {**one["body"], "verdict": self._subject}, True) for one in kept.values()]
+        encode = self._encoder.encode
+        owed = [
+            _Report(one["workflow"], name, encode({**one["body"], "verdict": self._subject}), True)
+            for name, one in kept.items()
+        ]
         for report in owed:
             report.journaled = True
             self._queue(report)
@@ -129,33 +144,49 @@ class Outbox:
             orphan.unlink()
 
     def _lines(self, reports: list[_Report]) -> bytes:
-        encode = self._encoder.encode
-        return b"".join(encode({"workflow": report.workflow, "body": report.body}) + b"\n" for report in reports)
+        return b"".join(b'{"workflow":"%s","body":%s}\n' % (one.workflow.encode(), one.encoded) for one in reports)
+
+    @property
+    def _room(self) -> int:
+        """Bytes for the reports of one message."""
+        return self._bus.max_payload - HEADER_BYTES
+
+    def _letters(self, reports: list[_Report]) -> list[tuple[str, bytes, dict[str, str] | None]]:
+        """The reports on each workflow in one message, or in as many as it takes."""
+        letters: dict[str, list[list[bytes]]] = {}
+        sizes: dict[str, int] = {}
+        for report in reports:
+            size = len(report.encoded) + 1
+            pages = letters.setdefault(report.workflow, [[]])
+            sizes[report.workflow] = sizes.get(report.workflow, 0) + size
+            if sizes[report.workflow] > self._room and pages[-1]:
+                pages.append([])
+                sizes[report.workflow] = size
+            pages[-1].append(report.encoded)
+        return [
+            (f"cairn.{self._tenant}.in.{workflow}", b"[%s]" % b",".join(page), None)
+            for workflow, pages in letters.items()
+            for page in pages
+        ]
 
     async def _wait(self) -> None:
         """Until there is something to send: a new report, or one that was sent long ago and never answered."""
-        if self._waiting:
-            return
-        self._bell.clear()
-        try:
-            async with asyncio.timeout(RESEND_SECONDS / 2):
-                await self._bell.wait()
-            await asyncio.sleep(0)  # work that ends as it begins reports both at once
-        except TimeoutError:
-            late = time.monotonic() - RESEND_SECONDS
-            self._waiting += [report for report in self._owed.values() if report.sent < late]
+        if not self._waiting:
+            self._bell.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESEND_SECONDS / 2):
+                    await self._bell.wait()
+                await asyncio.sleep(0)  # work that ends as it begins reports both at once
+        now = time.monotonic()
+        if now > self._look_at:
+            self._look_at = now + RESEND_SECONDS / 2
+            self._waiting += [report for report in self._owed.values() if 0 < report.sent < now - RESEND_SECONDS]
 
     async def _send(self, journal: FileIO) -> None:
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
         fresh = [report for report in batch if report.kept and not report.journaled]
         lines = self._lines(fresh)
-        letters: dict[str, list[dict[str, Any]]] = {}
-        for report in batch:
-            letters.setdefault(report.workflow, []).append(report.body)
-        messages = [
-            (f"cairn.{self._tenant}.in.{workflow}", self._encoder.encode(bodies), None)
-            for workflow, bodies in letters.items()
-        ]
+        messages = self._letters(batch)
         now = time.monotonic()
         for report in batch:
             report.sent, report.journaled = now, True
@@ -168,7 +199,7 @@ class Outbox:
         for report in batch:
             if report.answers is not None:
                 await self._bus.ack(report.answers)
-        if len(letters) > BUSY_LETTERS:
+        if len(messages) > BUSY_LETTERS:
             await asyncio.sleep(LINGER_SECONDS)
 
     def _forget(self, journal: FileIO) -> None:

@@ -84,16 +84,17 @@ class Repository:
         return out.decode().strip()
 
     @asynccontextmanager
-    async def workspace(self, *, bases: Sequence[str], folder: Path) -> AsyncIterator[Workspace]:
+    async def workspace(self, *, bases: Sequence[str], folder: Path, marked: bool = False) -> AsyncIterator[Workspace]:
         """A worktree under `folder` of `bases[0]` with every further base merged into it, removed at the end.
 
-        The same bases give the same starting commit. MergeConflict, before any file is written, if they do not merge.
+        The same bases give the same starting commit. MergeConflict, before any file is written, if they do not merge;
+        or, with `marked`, both versions in the file between git's marks, for an agent that is there to resolve them.
         """
         if not bases:
             raise GitError("a workspace needs at least one commit to start from")
         start, *others = [await self.commit_of(base) for base in bases]
         for other in others:
-            start = await self._merge(start, other)
+            start = await self._merge(start, other, marked)
         try:
             async with checkout(self._common_dir, start, folder) as workspace:
                 yield workspace
@@ -147,7 +148,7 @@ class Repository:
             raise failure(update, code, err)
         await self._give_back()
 
-    async def _merge(self, ours: str, theirs: str) -> str:
+    async def _merge(self, ours: str, theirs: str, marked: bool) -> str:
         code, out, err = await attempt(self._here, "merge-base", ours, theirs)
         if code == 1:
             raise GitError(f"{ours} and {theirs} cannot be merged: they share no history")
@@ -157,9 +158,9 @@ class Repository:
             return theirs if ancestor == ours else ours
         merge = (self._here, "merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", ours, theirs)
         code, out, err = await attempt(*merge)
-        if code == 1:
+        if code == 1 and not marked:
             raise MergeConflict(ours, theirs, _paths(out)[1:])
-        if code != 0:
+        if code not in (0, 1):
             raise failure(merge, code, err)
         tree = _paths(out)[0]
         dates = await git(self._here, "rev-list", "--no-walk", "--no-commit-header", "--format=%ct", ours, theirs)

@@ -4,20 +4,25 @@ Only what was accepted moves a branch, so an agent that comes too late cannot. S
 cursor is kept after the effect.
 """
 
+import asyncio
 from collections import OrderedDict
 from typing import Protocol
 
 import structlog
 
 from domain.events import TaskCompleted, WorkflowStarted
+from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 
 log = structlog.get_logger()
 
 REMEMBERED_WORKFLOWS = 1000
+AWAY_SECONDS = 0.5
 
 
 class Cursor(Protocol):
+    """Both raise LedgerUnavailable when nobody can tell."""
+
     async def load(self) -> int: ...
 
     async def save(self, position: int) -> None: ...
@@ -39,6 +44,14 @@ class Branches:
         self._repositories: OrderedDict[str, str | None] = OrderedDict()
 
     async def run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except LedgerUnavailable as away:
+                log.warning("branches.wait", why=str(away))
+                await asyncio.sleep(AWAY_SECONDS)
+
+    async def _follow(self) -> None:
         async for batch in self._ledger.follow(await self._cursor.load()):
             moved = False
             for recorded in batch:

@@ -10,14 +10,20 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, assert_never
 from uuid import UUID, uuid5
 
+import structlog
+
 from domain.commands import ExpireLease, ExpireRun, Redispatch, Retry
 from domain.errors import Refused
 from handlers.execute import Executor, Order
+from ledger.errors import LedgerUnavailable, WrongVersion
+
+log = structlog.get_logger()
 
 POLL_SECONDS = 1.0
 """The longest wait; the view's changes ring the bell sooner."""
 AGAIN_SECONDS = 0.05
 """The view has to catch up with what was just fired before it is asked again."""
+AWAY_SECONDS = 0.5
 FIRING = UUID("6f1f6a52-6f0c-5a0e-9a53-0a3c9c1f8a11")
 """The namespace of the ids of commands that a clock gives."""
 
@@ -47,7 +53,10 @@ class Due(Protocol):
 
 class Timers(Protocol):
     async def due(self, now: float) -> Sequence[Due]:
-        """What has fallen due at `now` (seconds since the epoch), leases that are still held by heartbeats left out."""
+        """What has fallen due at `now` (seconds since the epoch), leases that are still held by heartbeats left out.
+
+        LedgerUnavailable when nobody can tell.
+        """
         ...
 
     async def next_due(self) -> float | None: ...
@@ -62,8 +71,13 @@ class Deadlines:
     async def run(self) -> None:
         while True:
             self.bell.clear()
-            fired = await self.fire()
-            await self._wait(AGAIN_SECONDS if fired else await self._until_next())
+            try:
+                fired = await self.fire()
+                pause = AGAIN_SECONDS if fired else await self._until_next()
+            except (LedgerUnavailable, WrongVersion) as away:
+                log.warning("deadlines.waits", why=str(away))
+                pause = AWAY_SECONDS
+            await self._wait(pause)
 
     async def fire(self) -> int:
         """Fires all that is due; how many there were."""

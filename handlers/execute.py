@@ -2,7 +2,9 @@
 
 Commands for one workflow are decided one after another on the state in memory, and all that wait are recorded in one
 append; different workflows do not wait for each other. An answer is given only after its append is committed, so a
-refusal that rested on an event which then failed to commit is never spoken.
+refusal that rested on an event which then failed to commit is never spoken. The state in memory may be behind what
+another process has recorded: an append finds out by itself, and before "no" or "nothing" is said without one, the
+ledger is asked whether there is more.
 
 The same command again, by its id, gets the first answer: its events are found by their ids when the append collides, or
 looked up before a repeat is refused or found to change nothing.
@@ -20,7 +22,7 @@ from domain.state import Workflow, evolve, replay
 from domain.workflow import decide
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
-from ledger.errors import AlreadyRecorded, WrongVersion
+from ledger.errors import AlreadyRecorded, NotRecordable, WrongVersion
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
 
@@ -87,7 +89,7 @@ class Executor:
     async def _drain(self, workflow: str) -> None:
         queue = self._queues[workflow]
         while queue:
-            taken = [queue.popleft() for _ in range(min(len(queue), ROUND))]
+            taken = _take(queue)
             try:
                 await self._round(workflow, taken)
             except BaseException as fault:
@@ -102,7 +104,7 @@ class Executor:
     async def _round(self, workflow: str, taken: list[_Pending]) -> None:
         try:
             await self._record(workflow, taken, hopeful=True)
-        except (WrongVersion, AlreadyRecorded):
+        except (WrongVersion, AlreadyRecorded, NotRecordable):  # not recordable: a repeat that was not the first of them
             self._cases.pop(workflow, None)
             for pending in taken:
                 await self._alone(workflow, pending)
@@ -116,6 +118,11 @@ class Executor:
                 self._cases.pop(workflow, None)
                 _settle(pending, before.recorded)
                 return None
+            except NotRecordable as never:
+                self._cases.pop(workflow, None)
+                if not pending.answer.done():
+                    pending.answer.set_exception(never)
+                return None
             except WrongVersion as lost:
                 self._cases.pop(workflow, None)
                 race = lost
@@ -124,7 +131,7 @@ class Executor:
     async def _record(self, workflow: str, taken: list[_Pending], *, hopeful: bool = False) -> None:
         if hopeful and isinstance(taken[0].order.command, StartWorkflow) and workflow not in self._cases:
             # Most likely it is new; if it is not, the append collides and it is loaded after all.
-            case = self._cases[workflow] = _Case(Workflow(), 0)
+            case = self._keep(workflow, _Case(Workflow(), 0))
         else:
             case = await self._load(workflow)
         new: list[NewEvent] = []
@@ -140,9 +147,12 @@ class Executor:
             for event in events:
                 evolve(case.state, event)
         recorded: list[Recorded] = []
+        stream = f"workflow-{workflow}"
         if new:
-            recorded = await self._ledger.append(Append(f"workflow-{workflow}", case.version, new))
+            recorded = await self._ledger.append(Append(stream, case.version, new))
             case.version += len(new)
+        elif missed := await self._ledger.read_stream(stream, case.version):
+            raise WrongVersion(stream, case.version, missed[-1].version)
         at = 0
         for pending, outcome in decided:
             if isinstance(outcome, int) and outcome:
@@ -166,10 +176,22 @@ class Executor:
             return case
         recorded = await self._ledger.read_stream(f"workflow-{workflow}")
         events: list[WorkflowEvent] = [one.event for one in recorded]  # type: ignore[misc]  # of this stream's kind
-        case = self._cases[workflow] = _Case(replay(events), recorded[-1].version if recorded else 0)
+        return self._keep(workflow, _Case(replay(events), recorded[-1].version if recorded else 0))
+
+    def _keep(self, workflow: str, case: _Case) -> _Case:
+        self._cases[workflow] = case
         while len(self._cases) > CACHED_WORKFLOWS:
             self._cases.popitem(last=False)
         return case
+
+
+def _take(queue: deque[_Pending]) -> list[_Pending]:
+    """The next to be decided together; a twin of one of them waits until that one is recorded and can be found."""
+    taken: dict[UUID, _Pending] = {}
+    while queue and len(taken) < ROUND and queue[0].order.id not in taken:
+        pending = queue.popleft()
+        taken[pending.order.id] = pending
+    return list(taken.values())
 
 
 def _settle(pending: _Pending, recorded: list[Recorded]) -> None:

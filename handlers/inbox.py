@@ -7,7 +7,7 @@ the dead letters with the reason, and is kept there.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, assert_never
@@ -22,6 +22,7 @@ from domain.events import ReportRefused
 from domain.failures import FAILURE_TYPES
 from domain.outcome import RESULT_BYTES, Failure, Receipt, Result
 from handlers.execute import Executor, Order
+from ledger.errors import LedgerUnavailable, NotRecordable, WrongVersion
 from ledger.ports import Bus, Message
 from ledger.recorded import Recorded
 
@@ -32,6 +33,11 @@ IN_FLIGHT = 4000
 """Reports taken in and not yet settled; the server holds back the rest."""
 ACK_WAIT_SECONDS = 60
 DAY_SECONDS = 86_400
+AGAIN_SECONDS = 1.0
+"""After so long a message comes again that could not be recorded because Postgres is away."""
+MESSAGE_CHARACTERS, DETAIL_CHARACTERS = 2_000, 8_000
+NESTED_LEVELS = 100
+"""Parsers give up somewhere near a thousand, each elsewhere: what is recorded has to be readable by all."""
 OTHERS_TO_SAY = ("refused", "budget")
 """Failures that people and budgets give, never agents."""
 
@@ -45,8 +51,16 @@ class Told(msgspec.Struct):
 
     def failure(self) -> Failure:
         if self.type in FAILURE_TYPES and self.type not in OTHERS_TO_SAY:
-            return Failure(self.type, self.message, self.detail)
-        return Failure("agent_error", f"({self.type[:50]}) {self.message}", self.detail)
+            return Failure(self.type, self._message, self._detail)
+        return Failure("agent_error", f"({self.type[:50]}) {self._message}", self._detail)
+
+    @property
+    def _message(self) -> str:
+        return self.message[:MESSAGE_CHARACTERS]
+
+    @property
+    def _detail(self) -> str:
+        return self.detail[-DETAIL_CHARACTERS:]
 
 
 class Sender(msgspec.Struct):
@@ -92,7 +106,7 @@ class Inbox:
         self._stream, self._dead = f"{tenant.upper()}_INBOX", f"{tenant.upper()}_DEAD"
         self._pieces = msgspec.json.Decoder(list[msgspec.Raw])
         self._decoder = msgspec.json.Decoder(Report)
-        self._done: list[Message] = []
+        self._done: list[_Letter] = []
         self._verdicts: dict[str, list[Verdict]] = {}
         self._bell = asyncio.Event()
         self._fault: BaseException | None = None
@@ -135,7 +149,7 @@ class Inbox:
     async def _take(self, message: Message) -> None:
         try:
             pieces = self._pieces.decode(message.data)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             await self._bury(message, [], str(error))
             return
         workflow = message.subject.rpartition(".")[2]
@@ -144,7 +158,7 @@ class Inbox:
             try:
                 report = self._decoder.decode(piece)
                 self._check(report)
-            except (msgspec.DecodeError, ValueError) as error:
+            except (ValueError, RecursionError) as error:
                 await self._bury(message, [piece], str(error))
                 letter.open -= 1
                 continue
@@ -174,19 +188,27 @@ class Inbox:
                     verdict.position = events[-1].position
                 if events and isinstance(refused := events[0].event, ReportRefused):
                     verdict.accepted, verdict.why = False, refused.why
-            case Refused() as refusal:
+            case Refused() | NotRecordable() as refusal:
                 verdict.accepted, verdict.why = False, str(refusal)
+            case LedgerUnavailable() | WrongVersion() as away:
+                log.warning("inbox.again", workflow=letter.message.subject, why=str(away))
+                letter.again = True
+                self._close(letter)
+                return
             case fault:
                 self._fault = fault  # not acknowledged: it comes again, to us or to another
                 return
         if report.kind != "started" or not verdict.accepted:
             self._verdicts.setdefault(report.verdict, []).append(verdict)
+        self._close(letter)
+
+    def _close(self, letter: "_Letter") -> None:
         letter.open -= 1
         if not letter.open:
             self._finished(letter)
 
     def _finished(self, letter: "_Letter") -> None:
-        self._done.append(letter.message)
+        self._done.append(letter)
         self._bell.set()
 
     async def _answer(self) -> None:
@@ -199,8 +221,11 @@ class Inbox:
             with suppress(ConnectionError):  # what is not acknowledged comes again, and is answered again
                 for subject, batch in verdicts.items():
                     await self._bus.publish(subject, msgspec.json.encode(batch))
-                for message in done:
-                    await self._bus.ack(message)
+                for letter in done:
+                    if letter.again:
+                        await self._bus.nak(letter.message, AGAIN_SECONDS)
+                    else:
+                        await self._bus.ack(letter.message)
 
     async def _bury(self, message: Message, pieces: list[msgspec.Raw], why: str) -> None:
         """Keeps what cannot be read. A sender that can be told is told, so that it does not send it again."""
@@ -213,22 +238,22 @@ class Inbox:
                     break
             await asyncio.sleep(0.2)
         for piece in pieces:
-            with suppress(msgspec.DecodeError, ValueError):
+            with suppress(ValueError, RecursionError):
                 sender = msgspec.json.decode(piece, type=Sender)
                 self._check_subject(sender.verdict)
                 self._verdicts.setdefault(sender.verdict, []).append(Verdict(sender.id, accepted=False, why=reason))
         if not pieces:
-            self._done.append(message)
+            self._done.append(_Letter(message, 0))
         self._bell.set()
 
 
 class _Letter:
-    """A message and how many of its reports are not settled yet."""
+    """A message and how many of its reports are not settled yet; whether it has to come again."""
 
-    __slots__ = ("message", "open")
+    __slots__ = ("again", "message", "open")
 
     def __init__(self, message: Message, reports: int) -> None:
-        self.message, self.open = message, reports
+        self.message, self.open, self.again = message, reports, False
 
 
 def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
@@ -244,8 +269,8 @@ def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | Re
             return ReportStarted(**held)
         case "completed":
             assert report.result is not None
-            if len(msgspec.json.encode(report.result)) > RESULT_BYTES:
-                return ReportFailed(**held, failure=Failure("invalid_result", f"larger than {RESULT_BYTES} bytes"))
+            if why := _unacceptable(report.result):
+                return ReportFailed(**held, failure=Failure("invalid_result", why))
             return ReportCompleted(**held, result=report.result)
         case "failed":
             assert report.failure is not None
@@ -253,3 +278,24 @@ def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | Re
         case "verified":
             return ReportVerified(**held, receipts=report.receipts)
     assert_never(report.kind)
+
+
+def _unacceptable(result: Result) -> str:
+    """Why a result cannot be taken; empty if it can."""
+    size = len(msgspec.json.encode(result))
+    if size > RESULT_BYTES:
+        return f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree"
+    level, depth = [result.data], 0
+    while level := [inner for one in level for inner in _inside(one)]:
+        if (depth := depth + 1) >= NESTED_LEVELS:
+            return f"the result is nested more than {NESTED_LEVELS} levels deep"
+    return ""
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    match value:
+        case dict():
+            return value.values()
+        case list():
+            return value
+    return ()

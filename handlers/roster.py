@@ -9,6 +9,7 @@ from typing import Annotated, Protocol
 import msgspec
 import structlog
 
+from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.ports import Bus, Message
 
@@ -33,7 +34,10 @@ class Leases(Protocol):
         ...
 
     async def first_offer(self, role: str) -> int:
-        """The position from which dispatches of the role may be open: nothing open lies before it."""
+        """The position from which dispatches of the role may be open: nothing open lies before it.
+
+        LedgerUnavailable when nobody can tell.
+        """
         ...
 
 
@@ -61,7 +65,7 @@ class Roster:
             join = msgspec.json.decode(message.data, type=Join)
             stream = await self._stream()
             await self._ensure(stream, join.role)
-        except (msgspec.DecodeError, ValueError, LookupError, ConnectionError, TimeoutError) as error:
+        except (ValueError, RecursionError, LookupError, ConnectionError, TimeoutError, LedgerUnavailable) as error:
             log.warning("roster.join_failed", why=str(error))
             return  # the agent asks again
         log.info("agent.joined", agent=join.agent, role=join.role, capacity=join.capacity)
@@ -91,7 +95,7 @@ class Roster:
     async def _beat(self, message: Message) -> None:
         try:
             beat = msgspec.json.decode(message.data, type=Beat)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             log.warning("roster.bad_beat", why=str(error))
             return
         await self._reply(message, {"void": await self._leases.beat(beat.runs)})

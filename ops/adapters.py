@@ -1,38 +1,86 @@
 """The ports of `handlers`, fulfilled by views and repositories: deadlines and leases, branches and their cursor."""
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psycopg
+
+from cairn.bus import Bus
 from cairn.git import GitError
 from cairn.repository import Repository
 from handlers.branches import BranchStuck
 from handlers.roster import Held
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
-from ledger.postgres import Pool
+from ledger.postgres import Connection, Pool
 from projections import due
 from projections.project import Projection
 
+HEARD = "SELECT beat_at FROM presence WHERE (workflow, run, token) = ('', '', 0)"
+LISTEN = "INSERT INTO presence VALUES ('', '', 0, %(now)s) ON CONFLICT DO NOTHING"
+"""A row that names no run: a crash of Postgres empties the table, and whoever finds it missing knows."""
 CURSOR = """
 INSERT INTO cursors (name, position) VALUES (%(name)s, %(position)s)
 ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position, excluded.position)
 """
+SWEEP_SECONDS = 3600.0
+SUSPENDED_SECONDS = 5.0
+"""Deadlines are asked for at least every second; after a longer pause this process, or Postgres, stood still."""
+FORGET_SECONDS = 86_400.0
+"""Heartbeats of runs that are over are kept so long."""
+
+
+@asynccontextmanager
+async def _lent(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection; LedgerUnavailable when Postgres does not answer."""
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        raise LedgerUnavailable(f"Postgres does not answer: {error}") from error
 
 
 class Timers:
-    """`handlers.deadlines.Timers` and `handlers.roster.Leases` over the view `due`."""
+    """`handlers.deadlines.Timers` and `handlers.roster.Leases` over the view `due`.
 
-    def __init__(self, pool: Pool, view: Projection, ledger: Ledger) -> None:
-        self._pool, self._view, self._ledger = pool, view, ledger
-        self._listening_since = time.time()
+    Nobody is given up for a silence that was ours: heartbeats are missed while we are down or the bus is away, and
+    forgotten when Postgres crashes.
+    """
+
+    def __init__(self, pool: Pool, view: Projection, ledger: Ledger, bus: Bus) -> None:
+        self._pool, self._view, self._ledger, self._bus = pool, view, ledger, bus
+        self._listening_since = self._swept = time.time()
+        self._asked = time.monotonic()
+        self._generation = bus.generation
 
     async def due(self, now: float) -> list[due.Due]:
-        async with self._pool.connection() as connection:
-            return await due.due(connection, now, self._listening_since)
+        async with _lent(self._pool) as connection:
+            await self._sweep(connection)
+            return await due.due(connection, now, await self._since(connection))
 
     async def next_due(self) -> float | None:
-        async with self._pool.connection() as connection:
-            return await due.next_due(connection, self._listening_since)
+        async with _lent(self._pool) as connection:
+            return await due.next_due(connection, await self._since(connection))
+
+    async def _since(self, connection: Connection) -> float:
+        """From when on heartbeats were taken without a break, as seconds since the epoch."""
+        before, self._asked = self._asked, time.monotonic()
+        suspended = self._asked - before > SUSPENDED_SECONDS
+        if suspended or not self._bus.connected or self._bus.generation != self._generation:
+            self._listening_since, self._generation = time.time(), self._bus.generation
+        row = await (await connection.execute(HEARD, prepare=True)).fetchone()
+        if row is None:
+            await connection.execute(LISTEN, {"now": time.time()})
+            return time.time()
+        kept_since: float = row[0]
+        return max(self._listening_since, kept_since)
+
+    async def _sweep(self, connection: Connection) -> None:
+        if time.time() - self._swept > SWEEP_SECONDS:
+            self._swept = time.time()
+            await due.sweep(connection, self._swept - FORGET_SECONDS)
 
     async def beat(self, held: list[Held]) -> list[Held]:
         """None is void while the view cannot tell."""
@@ -41,10 +89,10 @@ class Timers:
             return []
         try:
             head = await self._ledger.head()
-            async with self._pool.connection() as connection:
+            async with _lent(self._pool) as connection:
                 await due.beat(connection, leases, time.time())
             await self._view.reached(head.position, timeout_seconds=2.0)
-            async with self._pool.connection() as connection:
+            async with _lent(self._pool) as connection:
                 current = await due.held(connection, leases)
         except (TimeoutError, LedgerUnavailable):
             return []
@@ -53,7 +101,7 @@ class Timers:
     async def first_offer(self, role: str) -> int:
         """What the view has not seen yet may hold dispatches too, so it never answers beyond the view's own cursor."""
         seen = self._view.position
-        async with self._pool.connection() as connection:
+        async with _lent(self._pool) as connection:
             oldest = await due.oldest_offer(connection, role)
         return min(oldest or seen + 1, seen + 1)
 
@@ -75,11 +123,11 @@ class Cursor:
         self._pool, self._name = pool, name
 
     async def load(self) -> int:
-        async with self._pool.connection() as connection:
+        async with _lent(self._pool) as connection:
             found = await connection.execute("SELECT position FROM cursors WHERE name = %s", (self._name,))
             row = await found.fetchone()
             return row[0] if row else 0
 
     async def save(self, position: int) -> None:
-        async with self._pool.connection() as connection:
+        async with _lent(self._pool) as connection:
             await connection.execute(CURSOR, {"name": self._name, "position": position})

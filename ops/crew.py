@@ -31,7 +31,7 @@ class Crew:
         self._children.append(child)
         deaths = 0
         while not self._stopping:
-            child.spawn([sys.executable, "-m", "cairn", "agent", *arguments], environment=self._environment)
+            child.spawn([sys.executable, "-P", "-m", "cairn", "agent", *arguments], environment=self._environment)
             began = asyncio.get_running_loop().time()
             code = await child.exited()
             if self._stopping:

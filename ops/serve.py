@@ -78,7 +78,7 @@ async def up(
         board, due = Projection(readers, Board()), Projection(readers, DueView())
         for projection in (board, due):
             await projection.install()
-        timers = Timers(readers, due, ledger)
+        timers = Timers(readers, due, ledger, bus)
         deadlines = Deadlines(timers, executor)
         artifacts = await Repository.create(settings.data_dir / "artifacts.git")
         async with asyncio.TaskGroup() as group:

@@ -67,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 NAMES = tuple(name for name in Settings.__struct_fields__ if name != "origins")
+_FILES = tuple(f"{name.upper()}_FILE" for name in SECRETS)
 VARIABLES = {name: name.upper() if name in SECRETS else f"CAIRN_{name.upper()}" for name in NAMES}
 
 
@@ -95,7 +96,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Set
 def child_environment(settings: Settings) -> dict[str, str]:
     """What our own child processes inherit: the environment, with these settings in it."""
     given = {name: getattr(settings, name) for name in NAMES}
-    return {**os.environ, **{VARIABLES[name]: str(value) for name, value in given.items() if value is not None}}
+    inherited = {name: value for name, value in os.environ.items() if name not in _FILES}
+    return {**inherited, **{VARIABLES[name]: str(value) for name, value in given.items() if value is not None}}
 
 
 def _from_file(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
@@ -113,7 +115,7 @@ def _from_file(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, st
 
 
 def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
-    known = [*VARIABLES.values(), *(f"{VARIABLES[name]}_FILE" for name in SECRETS), CONFIG_VARIABLE]
+    known = [*VARIABLES.values(), *_FILES, CONFIG_VARIABLE]
     for name in environ:
         # Only what is nearly one of ours is refused: Kubernetes sets CAIRN_SERVICE_HOST, agents have CAIRN_TASK.
         if name.startswith("CAIRN_") and name not in known and _nearest(name, known):

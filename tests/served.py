@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import aiohttp
+import msgspec
 import psycopg
 from aiohttp import web
 from psycopg import sql
@@ -22,6 +23,7 @@ from gateway.http import application
 from handlers.execute import Executor, Order
 from ledger.ledger import Ledger
 from ledger.postgres import Pool, pool, schema_of
+from ledger.stream import streams_of
 from projections.board import Board
 from projections.project import Projection
 
@@ -65,21 +67,25 @@ async def served(
 ) -> AsyncIterator[Served]:
     """`admin_url` reaches the same Postgres when `postgres_url` is about to fail."""
     try:
-        async with (
-            Bus.connect(nats_url, name="test-gateway") as bus,
-            Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
-            pool(postgres_url, tenant, size=6) as readers,
-        ):
-            board = Projection(readers, Board())
-            await board.install()
-            projecting = asyncio.create_task(board.run(ledger))
-            where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
-            system = Served("", ledger, Executor(ledger), board, readers, bus, where)
-            async with listening(system) as url:
-                yield system._replace(url=url, where=Connection(nats_url, url, TOKEN, tenant, Path("/nonexistent")))
-            projecting.cancel()
-            with suppress(asyncio.CancelledError):
-                await projecting
+        async with Bus.connect(nats_url, name="test-gateway") as bus:
+            async with (
+                Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
+                pool(postgres_url, tenant, size=6) as readers,
+            ):
+                board = Projection(readers, Board())
+                await board.install()
+                projecting = asyncio.create_task(board.run(ledger))
+                where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
+                system = Served("", ledger, Executor(ledger), board, readers, bus, where)
+                async with listening(system) as url:
+                    where = msgspec.structs.replace(where, url=url)
+                    yield system._replace(url=url, where=where)
+                projecting.cancel()
+                with suppress(asyncio.CancelledError):
+                    await projecting
+            with suppress(ConnectionError, TimeoutError):  # a stream reserves its room on the disk
+                for name in await streams_of(bus, tenant):
+                    await bus.api(f"STREAM.DELETE.{name}")
     finally:
         async with await psycopg.AsyncConnection.connect(admin_url or postgres_url, autocommit=True) as connection:
             await connection.execute(

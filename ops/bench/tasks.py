@@ -20,6 +20,7 @@ from typing import Any
 
 from cairn.client import Client
 from cairn.config import connection
+from ops.bench.usage import cpu_seconds, memory_mb
 from ops.settings import Settings, child_environment
 
 READY_SECONDS = 60.0
@@ -41,6 +42,9 @@ def chains(name: str, tasks: int, length: int) -> dict[str, Any]:
 
 async def main(workflows: int | None = None, tasks: int | None = None) -> int:
     """One shape if given, else all that the README quotes. One JSON line each on standard output."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # what it started ends with it
     if workflows is not None or tasks is not None:
         await _show(await measure(workflows or 1, tasks or CHAIN, tasks or CHAIN))
         return 0
@@ -61,10 +65,10 @@ async def measure(workflows: int, tasks: int, length: int) -> dict[str, Any]:
     async with _system() as (folder, server, agent), Client(connection(folder)) as client:
         await _completed(client, [chains("warm", CHAIN, CHAIN)])
         plans = [chains(f"w{n}", tasks, length) for n in range(workflows)]
-        begun = time.perf_counter()
+        before, begun = _cpu(server.pid, agent.pid), time.perf_counter()
         events = await _completed(client, plans)
-        seconds = time.perf_counter() - begun
-        memory = {"server": _rss_mb(server.pid), "agent": _rss_mb(agent.pid)}
+        seconds, after = time.perf_counter() - begun, _cpu(server.pid, agent.pid)
+        memory = {"server": memory_mb(server.pid), "agent": memory_mb(agent.pid)}
         agent.send_signal(signal.SIGTERM)
         out, _ = await asyncio.to_thread(agent.communicate, timeout=30)
     total = workflows * tasks
@@ -72,6 +76,7 @@ async def measure(workflows: int, tasks: int, length: int) -> dict[str, Any]:
         "bench": "tasks", "workflows": workflows, "tasks": tasks, "seconds": round(seconds, 3),
         "tasks_per_s": round(total / seconds), "ms_per_task": round(seconds / total * 1000, 3), "events": events,
         "assignment_ms": json.loads(out.splitlines()[-1])["assignment_ms"], "memory_mb": memory,
+        "cpu_us_per_task": {name: round((after[name] - before[name]) / total * 1e6) for name in after},
     }  # fmt: skip
 
 
@@ -103,7 +108,7 @@ async def _system() -> AsyncIterator[tuple[Path, subprocess.Popen[bytes], subpro
     environment = child_environment(Settings(data_dir=folder, listen="127.0.0.1:0"))
     log = (folder / "bench.log").open("wb")
     server = subprocess.Popen(
-        [sys.executable, "-m", "cairn", "up"], env=environment, stdout=log, stderr=log, process_group=0
+        [sys.executable, "-P", "-m", "cairn", "up"], env=environment, stdout=log, stderr=log, process_group=0
     )
     agent: subprocess.Popen[bytes] | None = None
     try:
@@ -113,8 +118,8 @@ async def _system() -> AsyncIterator[tuple[Path, subprocess.Popen[bytes], subpro
                     raise RuntimeError(f"the server did not start:\n{(folder / 'bench.log').read_text()[-2000:]}")
                 await asyncio.sleep(0.05)
         agent = subprocess.Popen(
-            [sys.executable, "-m", "ops.bench.noop", str(folder)], env=environment, stdout=subprocess.PIPE,
-            stderr=log, process_group=0,
+            [sys.executable, Path(__file__).with_name("noop.py"), str(folder)], stdout=subprocess.PIPE, stderr=log,
+            env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])}, process_group=0,
         )  # fmt: skip
         yield folder, server, agent
     finally:
@@ -126,16 +131,19 @@ async def _system() -> AsyncIterator[tuple[Path, subprocess.Popen[bytes], subpro
         shutil.rmtree(folder)
 
 
-def _rss_mb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+def _cpu(server: int, agent: int) -> dict[str, float]:
+    used = cpu_seconds(server)
+    return {
+        "server": used["own"], "agent": cpu_seconds(agent)["own"], "postgres": used["postgres"],
+        "nats": used["nats-server"],
+    }  # fmt: skip
 
 
 def _help_ms() -> float:
     times = []
     for _ in range(HELP_RUNS):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "cairn", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, "-P", "-m", "cairn", "--help"], capture_output=True, check=True)
         times.append(time.perf_counter() - begun)
     return round(sorted(times)[len(times) // 2] * 1000, 1)
 

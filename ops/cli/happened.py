@@ -1,6 +1,6 @@
 """One event as one line, for watching without a terminal and for `cairn events`. Pure."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from ops.cli.text import commit, line
@@ -37,10 +37,13 @@ def _news(data: dict[str, Any]) -> str:
         "because": f"because {data.get('because')}",
         "reason": f"{data.get('reason')}",
     }
-    run = data.get("run", "")
-    return "  ".join(
-        [*([run] if run else []), *(str(text) for name, text in told.items() if data.get(name) is not None)]
-    )
+    news = [str(text) for name, text in told.items() if data.get(name) is not None]
+    if data.get("run"):
+        news.insert(0, str(data["run"]))
+    elif "due" in data:
+        due = datetime.fromtimestamp(data["due"], UTC).astimezone()
+        news.insert(0, f"attempt {data.get('attempt')} at {due:%H:%M:%S}")
+    return "  ".join(news)
 
 
 def _id(branch: Any) -> str:

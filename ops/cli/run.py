@@ -118,6 +118,9 @@ def _watch(system: "System", started: "Submitted", settings: "Settings", yes: bo
         raise
     for text in summary(detail, repository_of(detail)):
         print(text)
+    if others := system.joined(workflow):
+        system.stays = True
+        say(f"the system stays up for {', '.join(others)}{_how_to_stop(system)}")
     return OK if detail.workflow.status == "completed" else FAILED
 
 

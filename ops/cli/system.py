@@ -1,18 +1,19 @@
 """The system that `run` works with: the one that is up, or one of its own."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
-from cairn.calls import Unreachable
+from cairn.calls import ENDED, Unreachable
 from cairn.config import connection
 from cairn.sync import SyncClient
 from ops.cli.children import Child
 from ops.cli.place import user
-from ops.cli.stop import FAILED, Stop
+from ops.cli.stop import CONFLICT, FAILED, Stop
 from ops.cli.text import say
 from ops.embedded import prepare
 from ops.settings import Settings
@@ -29,6 +30,7 @@ class System:
         self._settings = settings
         self._up: Child | None = None
         self._agents: Child | None = None
+        self._begun = datetime.now(UTC)
         self.stays = False
 
     def __enter__(self) -> Self:
@@ -69,6 +71,17 @@ class System:
         until = ["--until", str(self.pid)] if self.pid else []
         self._agents = Child(self._settings, "scripted", "agent", *arguments, "--scripted", str(script), *until)
 
+    def joined(self, workflow: str) -> list[str]:
+        """Other workflows that are not done and were started on a system of our own since it is up."""
+        rows = self.client.workflows(1_000) if self.own else []
+        return [
+            row["workflow"]
+            for row in rows
+            if row["workflow"] != workflow
+            and row["status"] not in ENDED
+            and datetime.fromisoformat(row["started_at"]) > self._begun
+        ]
+
     def lost(self) -> Stop | None:
         """Why what was started here does not run any more, if it does not."""
         for child, what in ((self._up, "the system"), (self._agents, "the scripted agents")):
@@ -100,14 +113,16 @@ class System:
         child = self._up = Child(self._settings, "up", "up")
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if child.code is not None:
-                self._up = None
+            if child.code == CONFLICT:
+                self._up = None  # another one was faster, and may not be ready yet
                 if joined := self._join():
-                    return joined  # another one was faster
+                    return joined
+            elif child.code is not None:
+                self._up = None
                 raise Stop(
                     FAILED, "the system did not start", f"the end of {child.log}:\n{child.said()}", "cairn doctor"
                 )
-            if self._told().pid == child.pid and (joined := self._join()):
+            elif self._told().pid == child.pid and (joined := self._join()):
                 return joined
             time.sleep(LOOK_SECONDS)
         raise Stop(FAILED, f"the system was not ready after {START_SECONDS:g} s", f"see {child.log}", "cairn doctor")

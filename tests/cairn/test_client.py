@@ -19,17 +19,7 @@ import msgspec
 import pytest
 from served import ASKING, PLAN, Line, Served, listening, served, served_in_thread
 
-from cairn import (
-    CairnError,
-    Client,
-    Conflict,
-    Invalid,
-    NotFound,
-    SyncClient,
-    Unauthorized,
-    Unreachable,
-    calls,
-)
+from cairn import CairnError, Client, Conflict, Invalid, NotFound, SyncClient, Unauthorized, Unreachable, calls
 from cairn.config import Connection
 
 

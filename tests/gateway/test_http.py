@@ -157,14 +157,24 @@ BAD_BODIES: dict[str, tuple[int, str, bytes, dict[str, str]]] = {
 }
 
 
+HUNG_UP = {"17 MB", "100 MB, compressed", "broken compression"}
+"""A server may answer these and hang up before the client has sent all; then the answer can be lost on the way."""
+
+
 async def test_bad_bodies_are_refused_and_the_next_one_is_served(
     system: Served, session: aiohttp.ClientSession
 ) -> None:
     for name, (wanted, code, body, headers) in BAD_BODIES.items():
-        async with session.post(WORKFLOWS, data=io.BytesIO(body), headers=headers) as response:
-            assert response.content_type == "application/problem+json", name
-            problem = await response.json(content_type=None)
-            assert (response.status, problem["code"]) == (wanted, code), (name, problem)
+        try:
+            async with (
+                asking(system.url) as alone,
+                alone.post(WORKFLOWS, data=io.BytesIO(body), headers=headers) as response,
+            ):
+                assert response.content_type == "application/problem+json", name
+                problem = await response.json(content_type=None)
+                assert (response.status, problem["code"]) == (wanted, code), (name, problem)
+        except aiohttp.ClientConnectionError:
+            assert name in HUNG_UP, name
     assert await system.head() == 0
     assert (await post(session, WORKFLOWS, {"plan": PLAN}))[0] == 201
 

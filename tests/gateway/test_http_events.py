@@ -121,7 +121,8 @@ async def test_events_are_byte_for_byte_those_on_the_bus(system: Served, session
     await start(system, "large", text="x" * 1_500_000, tasks=1)
     head = await system.head()
     assert system.ledger.relay is not None
-    await system.ledger.relay.published(head)
+    async with asyncio.timeout(20):
+        await system.ledger.relay.published(head)
     name = await system.ledger.relay.stream()
     async with session.get(EVENTS) as response:
         mine = (await response.read()).splitlines()

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -45,12 +45,14 @@ from ledger.verify import verify
 from ops.serve import Up
 from projections.board import workflow as board_of
 from projections.board_fold import Changes
+from projections.rows import text
 
 AGENTS = Path(__file__).parent / "agents"
 LEASE_SECONDS = 3.0
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 class System:
@@ -60,7 +62,9 @@ class System:
         self.folder = folder
         self._server: subprocess.Popen[bytes] | None = None
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("CAIRN_", "NATS_", "DATABASE_"))}
+        ours = {
+            name: value for name, value in os.environ.items() if not name.startswith(("CAIRN_", "NATS_", "DATABASE_"))
+        }
         self._environment = {
             **ours, "CAIRN_DATA_DIR": str(folder), "CAIRN_LISTEN": f"127.0.0.1:{_free_port()}",
             "CAIRN_LEASE_SECONDS": str(LEASE_SECONDS), "CAIRN_SANDBOX": "process", **environment,
@@ -136,14 +140,21 @@ class System:
             )  # fmt: skip
         return process
 
-    def submit(self, plan: Json) -> str:
-        """Starts a plan on an empty repository; the workflow's name."""
+    def submit(self, plan: Json, *, bare: bool = False) -> str:
+        """Starts a plan on an empty repository, or `bare` of any; the workflow's name."""
+        if bare:
+            return self.client.submit(plan).workflow
         repository = Path(self.where().repository)
         base = asyncio.run(_empty(repository, plan["id"]))
         return self.client.submit(plan, repository=str(repository), base=base).workflow
 
     def seen(
-        self, what: Callable[[Json], bool], *, workflow: str | None = None, after: int = 0, seconds: float = WAIT_SECONDS
+        self,
+        what: Callable[[Json], bool],
+        *,
+        workflow: str | None = None,
+        after: int = 0,
+        seconds: float = WAIT_SECONDS,
     ) -> Json:
         """The first event after a position for which `what` holds, over restarts of the server."""
         found: list[Json] = []
@@ -368,13 +379,18 @@ async def _same_on_board(connection: Connection, events: Sequence[Recorded]) -> 
         assert detail is not None, f"the board does not have {name}"
         for task in detail.tasks:
             task.waiting_on = None
-        tasks = [entry.task for entry in fold.entries.values() if entry.task.workflow == name]
-        attempts = [attempt for attempt in fold.attempts.values() if attempt.workflow == name]
+        tasks = _as_stored([entry.task for entry in fold.entries.values() if entry.task.workflow == name])
+        attempts = _as_stored([attempt for attempt in fold.attempts.values() if attempt.workflow == name])
         assert detail.workflow == fold.workflows[name]
-        assert sorted(detail.tasks, key=lambda it: it.task) == sorted(tasks, key=lambda it: it.task)
-        assert sorted(detail.attempts, key=lambda it: it.run) == sorted(attempts, key=lambda it: it.run)
+        assert {it.task: it for it in detail.tasks} == {it.task: it for it in tasks}
+        assert {(it.task, it.run): it for it in detail.attempts} == {(it.task, it.run): it for it in attempts}
         state = replay([event.event for event in history])  # type: ignore[misc]
         assert {it.task: it.status for it in detail.tasks} == {it.spec.id: it.status for it in state.tasks.values()}
+
+
+def _as_stored(rows: list[T]) -> list[T]:
+    """Postgres has no NUL in its texts."""
+    return msgspec.json.decode(text(rows), type=list[type(rows[0])]) if rows else []  # type: ignore[misc]
 
 
 def _streams(events: Sequence[Recorded]) -> Mapping[str, list[Recorded]]:

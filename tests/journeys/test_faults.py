@@ -75,7 +75,7 @@ def test_another_agent_takes_over_from_one_that_was_killed() -> None:
 def test_a_zombie_comes_too_late_and_everyone_can_see_it() -> None:
     with system() as stage:
         zombie = stage.agent("zombie", "coder", "zed", str(stage.folder))
-        workflow = stage.submit(layers("zombie", 1))
+        workflow = stage.submit(layers("zombie", 1, acceptance_criteria={}), bare=True)
         stage.seen(lambda event: is_a(event, "task.started", agent="zed"), workflow=workflow)
         (stage.folder / "freeze").touch()
         stage.until((stage.folder / "frozen").exists, "the zombie stands still")

@@ -89,3 +89,19 @@ def test_a_system_that_cannot_start_says_why_and_leaves_nothing(home: Home) -> N
     home.environment["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:9/none"
     done = home.cairn("run", "never.json")
     assert done.returncode == 1 and "the system did not start" in done.stderr and "up.log" in done.stderr
+
+
+def test_two_runs_at_once_share_one_system_that_lives_as_long_as_either_needs_it(home: Home) -> None:
+    agent = home.start("agent", "--role", "coder", "--exec", "agents/coder.sh")
+    slow = home.plan("slow", {"id": "a", "approval": ["before_dispatch"]})
+    quick = home.plan("quick", {"id": "a"}, *({"id": f"b{n}", "dependencies": ["a"]} for n in range(8)))
+    runs = [home.start("run", slow), home.start("run", quick)]
+    said = [run.communicate(timeout=WAIT_SECONDS) for run in runs]
+    assert [run.returncode for run in runs] == [5, 0], said
+    stop = re.search(r"stop the system: kill (\d+)", said[0][1] + said[1][1])
+    assert stop, said
+    assert home.cairn("approve", "slow", "ask-1").returncode == 0
+    assert home.cairn("watch", "slow").returncode == 0
+    os.kill(int(stop[1]), signal.SIGTERM)
+    until(lambda: not home.runs())
+    assert ended(agent, signal.SIGINT) == 0

@@ -187,6 +187,12 @@ def test_an_event_is_one_line_with_what_is_new_in_it() -> None:
     shown = happened(event)
     assert "\n" not in shown and shown.startswith("    42  ")
     assert shown.split()[2:] == ["task.attempt_failed", "study/a", "a/1", "by", "bob", "timeout:", "too", "long"]
+    retry = {
+        **event,
+        "type": "cairn.task.retry_scheduled.v1",
+        "data": {"task": "a", "attempt": 2, "due": START.timestamp()},
+    }
+    assert happened(retry).split()[4:6] == ["attempt", "2"]
     announced = {**event, "data": None, "subject": "workflow/study"}
     assert happened(announced).split()[2:] == ["task.attempt_failed", "study"]
 

@@ -41,6 +41,7 @@ async def work(task: Task) -> Any:
             raise RuntimeError("no idea \0 \ud800 how")
         case "vanish":
             os._exit(3)
+    return None
 
 
 agent.run()

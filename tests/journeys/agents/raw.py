@@ -1,7 +1,7 @@
 """An agent that speaks the protocol itself, and badly: `raw.py ROLE NAME MODE`.
 
 `mute` takes a dispatch and is gone without a word. `huge` answers it with a result of 5 MB that no check of the SDK has
-seen, `deep` with one nested deeper than a parser goes, `forge` with receipts of tests that it has not run.
+seen, `forge` with receipts of tests that it has not run.
 """
 
 import asyncio
@@ -44,11 +44,9 @@ def report(task: dict[str, Any]) -> bytes:
     match MODE:
         case "huge":
             body |= {"kind": "completed", "result": {"data": "x" * 5_000_000}}
-        case "deep":
-            body |= {"kind": "completed", "result": {"data": "DEEP"}}
         case "forge":
             body |= {"kind": "verified", "receipts": [RECEIPT]}
-    return json.dumps([body]).replace('"DEEP"', "[" * 5000 + "]" * 5000).encode()
+    return json.dumps([body]).encode()
 
 
 asyncio.run(main())
