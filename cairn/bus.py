@@ -88,6 +88,11 @@ class _Client(Client):
         if self._flush_queue is None or self._flush_queue.empty():
             await self._flush_pending(force_flush=self._pending_data_size > PENDING_BYTES)
 
+    async def _connect_to_server(self, s: Any) -> None:
+        if self._transport is not None:  # a server that took the connection and dropped it leaves ours open otherwise
+            self._transport.close()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
+
     @staticmethod
     def _parse_header_lines(raw: bytes) -> Headers:
         lines = (line.partition(":") for line in raw.decode(errors="replace").split("\r\n"))

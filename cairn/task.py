@@ -47,7 +47,8 @@ class Task(msgspec.Struct):
     """One run of a task, offered under a lease.
 
     `dependencies` holds the result of every task this one waited for. `path` is the folder of the run's own Git
-    worktree, at the merged commits of its dependencies (`bases`); it is None where the workflow has no repository.
+    worktree, at the merged commits of its dependencies (`bases`); it is None where the workflow has no repository. A
+    task that mends a `merge_conflict` finds both versions there, between git's conflict marks.
     `position` is the place of the dispatch in the ledger.
     """
 

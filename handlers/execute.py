@@ -104,7 +104,7 @@ class Executor:
     async def _round(self, workflow: str, taken: list[_Pending]) -> None:
         try:
             await self._record(workflow, taken, hopeful=True)
-        except (WrongVersion, AlreadyRecorded, NotRecordable):  # not recordable: a repeat that was not the first of them
+        except (WrongVersion, AlreadyRecorded, NotRecordable):  # the last: of a repeat that was not the first of them
             self._cases.pop(workflow, None)
             for pending in taken:
                 await self._alone(workflow, pending)

@@ -99,6 +99,7 @@ async def up(
             app = application(
                 executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds,
+                hosts=[settings.listen.rpartition(":")[0]],
             )  # fmt: skip
             url = await stack.enter_async_context(listening(app, settings.listen, tell))
             where = Up(

@@ -4,6 +4,9 @@ import sys
 
 import structlog
 
+# Tracebacks without local variables: they can hold tokens.
+PLAIN = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+CONSOLE = structlog.dev.ConsoleRenderer(pad_event_to=28, exception_formatter=structlog.dev.plain_traceback)
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -16,8 +19,8 @@ def configure(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
             structlog.processors.StackInfoRenderer(),
-            *([] if terminal else [structlog.processors.dict_tracebacks]),
-            structlog.dev.ConsoleRenderer(pad_event_to=28) if terminal else structlog.processors.JSONRenderer(),
+            *([] if terminal else [structlog.processors.ExceptionRenderer(PLAIN)]),
+            CONSOLE if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -107,6 +107,11 @@ class Desk(System):
         assert not answers, f"never asked {answers}:\n{shown}"
         return code, shown
 
+    @property
+    def artifacts(self) -> Path:
+        """The repository of the data directory."""
+        return self.folder / "artifacts.git"
+
     def left(self) -> list[int]:
         """Processes of this data directory that still live."""
         return processes(self.folder)

@@ -20,7 +20,7 @@ def test_momentum_from_nothing_to_a_report_that_a_branch_made_possible() -> None
         done = one.cairn("run", MOMENTUM / "plan.json", "--scripted", MOMENTUM / "script", "--yes")
         one.until(lambda: not one.left(), f"all that the run started has ended, but {one.left()}", 10)
         assert not (data / "up.json").exists()
-        repository = data / "artifacts.git"
+        repository = one.artifacts
         _summary_says(done.out, repository)
 
         one.start()
@@ -131,6 +131,6 @@ def test_hello_exec_is_carried_out_by_shell_scripts_and_the_retry_is_seen() -> N
         shown = one.cairn("show", "hello-exec").out
         assert "translate/1" in shown and "translate/2" in shown and "lent out" in shown
         final = "ai/generated/hello-exec/check"
-        files = git(one.folder / "artifacts.git", "ls-tree", "-r", "--name-only", final).split()
+        files = git(one.artifacts, "ls-tree", "-r", "--name-only", final).split()
         assert files == ["README.md", "check.sh", "greetings/en.txt", "greetings/fr.txt", "greetings/nl.txt"]
         one.intact()

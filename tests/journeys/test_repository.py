@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -54,10 +55,10 @@ def person() -> Iterator[Desk]:
 
 
 @pytest.fixture
-def repository(person: Desk, request: pytest.FixtureRequest) -> Path:
+def repository(person: Desk) -> Path:
     """A repository in the middle of its owner's work: staged, changed, new and ignored files, a stash, and hooks that
     tell of every call."""
-    path = person.at / f"repo-{request.node.name[:20]}"
+    path = Path(tempfile.mkdtemp(prefix="repo-", dir=person.at))
     git(person.at, "init", "-q", "-b", "main", str(path))
     for setting in ("user.name=Ada", "user.email=ada@example.invalid", "commit.gpgsign=false"):
         git(path, "config", *setting.split("=", 1))

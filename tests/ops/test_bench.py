@@ -1,0 +1,33 @@
+"""The benchmark measures: it never judges, so all that is asked of it here is that it runs and says what it saw."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ops.bench.usage import cpu_seconds, memory_mb
+
+
+def test_a_small_shape_is_carried_out_and_its_figures_printed() -> None:
+    before = set(Path("/tmp").glob("cairn-bench-*"))
+    command = [sys.executable, "-m", "cairn", "bench", "tasks", "--workflows", "2", "--tasks", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["workflows"], figures["tasks"]) == (2, 3)
+    assert figures["events"] == 2 * (1 + 3 * 3 + 1)
+    assert figures["tasks_per_s"] > 0
+    assert figures["assignment_ms"]["p99"] >= figures["assignment_ms"]["p50"] > 0
+    assert set(figures["cpu_us_per_task"]) == {"server", "agent", "postgres", "nats"}
+    assert set(Path("/tmp").glob("cairn-bench-*")) <= before
+
+
+def test_usage_counts_a_process_and_what_it_started() -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    child = subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout
+    child.stdout.readline()
+    used = cpu_seconds(child.pid)
+    assert used["own"] >= 0.25  # the kernel counts in ticks of 10 ms
+    assert memory_mb(child.pid) > 1
+    child.communicate(b"\n")
