@@ -235,7 +235,7 @@ class Consequences:
         for need in task.spec.dependencies:
             result = self._results[need][0] if need in self._results else self.state.tasks[need].result
             if result is not None:
-                room -= len(result.summary) + (len(msgspec.json.encode(result.data)) if result.data is not None else 0)
+                room -= len(msgspec.json.encode(result))
                 found[need] = result if room > 0 else Result(commit=result.commit)
         return found
 

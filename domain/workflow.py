@@ -7,6 +7,8 @@ the tasks it freed. `decide` never changes the state, so what this very decision
 
 from typing import assert_never
 
+import msgspec
+
 from domain.commands import (
     Answer,
     Cancel,
@@ -38,6 +40,9 @@ from domain.events import (
 from domain.failures import classify
 from domain.outcome import Failure
 from domain.state import CLOSED, Run, TaskState, Workflow, evolve, refusal
+
+TASK_BYTES = 262_144
+"""A task of a plan, so that its dispatch fits into one message on any bus."""
 
 
 def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
@@ -72,6 +77,9 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
 
 
 def _start(state: Workflow, command: StartWorkflow) -> list[WorkflowEvent]:
+    for spec in command.plan.tasks:
+        if (size := len(msgspec.json.encode(spec))) > TASK_BYTES:
+            raise Refused(f"task {spec.id} has {size} bytes, the limit is {TASK_BYTES}: put its inputs into files")
     if state.status != "unknown":
         raise Conflict(f"workflow {command.workflow} was started before; give this run an id of its own")
     started = WorkflowStarted(
@@ -100,6 +108,8 @@ def _report(
     task, run = held
     if run.agent not in (None, command.agent):
         return [_refusal(state, command, f"{run.agent} holds the lease")]
+    if run.purpose == "verify" and command.agent == task.agent:
+        return [_refusal(state, command, f"{task.agent} did the work and does not judge it")]
     if isinstance(command, (ReportCompleted, ReportVerified)) and (run.purpose == "verify") != isinstance(
         command, ReportVerified
     ):

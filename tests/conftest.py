@@ -66,3 +66,35 @@ def _open_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="cairn-test-"))
     folder.chmod(0o711)
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips", action="store_true", help="fail if a test was skipped because this machine lacks something"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Skips(config.getoption("--no-skips")))
+
+
+class _Skips:
+    """Collects the reasons of skipped tests. One that begins with `by design` no installation would change."""
+
+    def __init__(self, forbidden: bool) -> None:
+        self._forbidden = forbidden
+        self._missing: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            if not reason.startswith("by design"):
+                self._missing.append(f"{report.nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._forbidden and self._missing and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self._missing if self._forbidden else []:
+            terminalreporter.write_line(f"skipped, and must not be here: {line}", red=True)

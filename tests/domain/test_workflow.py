@@ -24,7 +24,7 @@ from domain.events import (
 )
 from domain.outcome import Result
 from domain.plan import Plan, Task
-from domain.workflow import decide
+from domain.workflow import TASK_BYTES, decide
 
 A, B = Task("a"), Task("b")
 CHECKED = Task("a", acceptance_criteria=TESTS)
@@ -266,3 +266,21 @@ def test_work_that_commits_nothing_is_tested_where_it_began() -> None:
 def test_red_tests_of_a_cancelled_task_change_nothing() -> None:
     story = given(start(CHECKED), completed("a/1", 1), CANCEL).when(verified("a/verify.1", 2, *red()))
     story.then(An(ReportRefused, "a", kind="verified", why="the task is cancelled"))
+
+
+# What is not taken
+
+
+def test_who_did_the_work_does_not_judge_it() -> None:
+    story = given(start(CHECKED), completed("a/1", 1))
+    story.when(verified("a/verify.1", 2, *green(), agent="ann")).then(
+        An(ReportRefused, "a", agent="ann", why="ann did the work and does not judge it")
+    )
+    story.when(verified("a/verify.1", 2, *green())).then(
+        An(TaskStarted), An(TaskVerified), An(TaskCompleted), An(WorkflowCompleted)
+    )
+
+
+def test_a_task_too_large_for_a_message_is_refused_at_the_start() -> None:
+    large = Task("a", inputs={"text": "x" * TASK_BYTES})
+    given().when(start(large)).refused(Refused, "task a has .* bytes")
