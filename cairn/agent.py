@@ -13,15 +13,20 @@ What it promises its author: the function runs in a Git worktree of its own; wha
 the trailers of the run; its outcome is kept on disk until it is known to be accepted or refused; a heartbeat holds
 the lease; when the lease is lost or the time is over the function is cancelled. A dispatch is acknowledged once the
 word that it has begun is stored, so an agent that dies before leaves it to another.
+
+It is long because joining, pulling, working, beating and handing back share one table of runs.
 """
 
 import asyncio
+import logging
 import os
+import re
 import signal
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -39,6 +44,11 @@ Handler = Callable[[Task], Awaitable[Any]]
 Key = tuple[str, str, int]
 """Workflow, run, token: one lease."""
 
+log = logging.getLogger(__name__)
+
+ROLE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]")
 JOIN_SECONDS = 0.5
 DRAIN_SECONDS = 5.0
 FLUSH_SECONDS = 3.0
@@ -65,7 +75,15 @@ class Agent:
     """
 
     def __init__(self, role: str, *, name: str | None = None, capacity: int = 1, commits: bool = True) -> None:
-        host = socket.gethostname().lower().replace(".", "-")
+        if not ROLE.fullmatch(role):
+            raise ValueError(f"role {role!r}: at most 63 of a-z, 0-9, _ and -, the first a letter or a digit")
+        if name is not None and not NAME.fullmatch(name):
+            raise ValueError(
+                f"name {name!r}: at most 128 of letters, digits, _, - and ., the first a letter or a digit"
+            )
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity}: an agent works on one task at least")
+        host = NOT_IN_NAMES.sub("-", socket.gethostname().lower())
         self.role, self.capacity, self._commits = role, capacity, commits
         self.name = name or f"{role}-{host}-{os.getpid()}-{uuid4().hex[:6]}"
         self._handler: Handler | None = None
@@ -75,21 +93,24 @@ class Agent:
 
     def task(self, handler: Handler) -> Handler:
         """Registers the function that does the work: it takes a Task, returns a Result, a dict, a string or None."""
+        if not (iscoroutinefunction(handler) or iscoroutinefunction(getattr(handler, "__call__", None))):  # noqa: B004
+            raise TypeError(f"{handler!r} is no `async def`: blocking work belongs in `await asyncio.to_thread(...)`")
         self._handler = handler
         return handler
 
     def run(self, where: Connection | None = None) -> None:
-        """Works until SIGINT or SIGTERM, then stops as `serve` does; a second signal ends it at once."""
+        """Works until SIGINT or SIGTERM, then stops as `serve` does; a second SIGINT ends it at once."""
 
         async def main() -> None:
             stop = asyncio.Event()
             serving = asyncio.create_task(self.serve(where, stop=stop))
 
-            def on_signal() -> None:
+            def on_interrupt() -> None:
                 (serving.cancel if stop.is_set() else stop.set)()
 
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, on_signal)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, on_interrupt)
+            # The kernel says it once for each thread of a parent that is killed.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
             with suppress(asyncio.CancelledError):
                 await serving
 
@@ -111,7 +132,7 @@ class Agent:
         where = where or connection()
         if not where.nats_url:
             raise ConnectionError("an agent needs NATS: set NATS_URL, or start `cairn up` on this machine")
-        journal = where.state_dir / "outbox" / f"{self.name}.jsonl"
+        journal = where.state_dir / "outbox" / where.tenant / f"{self.name}.jsonl"
         async with Bus.connect(where.nats_url, name=self.name) as bus, asyncio.TaskGroup() as group:
             outbox = Outbox(bus, where.tenant, self.name, journal)
             sending = group.create_task(outbox.run())
@@ -145,7 +166,13 @@ class Agent:
             with suppress(LookupError):
                 async for messages in pulled:
                     for message in messages:
-                        self._take(message, outbox, where, group)
+                        try:
+                            dispatch = self._decoder.decode(message.data)
+                        except msgspec.DecodeError as error:
+                            log.error("%s cannot be read and is left: %s", message.subject, error)  # noqa: TRY400
+                            await bus.term(message)
+                            continue
+                        self._take(message, dispatch, outbox, where, group)
                     while self._free() <= 0:
                         self._room.clear()
                         await self._room.wait()
@@ -161,8 +188,9 @@ class Agent:
             return None
         return answer
 
-    def _take(self, message: Message, outbox: Outbox, where: Connection, group: asyncio.TaskGroup) -> None:
-        dispatch = self._decoder.decode(message.data)
+    def _take(
+        self, message: Message, dispatch: _Dispatch, outbox: Outbox, where: Connection, group: asyncio.TaskGroup
+    ) -> None:
         task = dispatch.data
         task.position = int(dispatch.sequence)
         key = (task.workflow, task.run, task.token)
@@ -194,7 +222,10 @@ class Agent:
             return _failure("merge_conflict", str(conflict))
         except GitError as error:
             return _failure("agent_error", str(error))
-        except Exception as error:  # noqa: BLE001 what an author's code raises is the outcome of the attempt
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # what an author's code raises is the outcome
+            current = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
+                raise
             if limit.expired():
                 return _failure("timeout", f"the agent took longer than {task.timeout_seconds:g} s")
             return _failure("agent_error", f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -244,7 +275,7 @@ class Agent:
 
 
 def _failure(kind: str, message: str, detail: str = "") -> dict[str, Any]:
-    told = {"type": kind, "message": _sendable(message[:2000]), "detail": _sendable(detail[-8000:])}
+    told = {"type": str(kind), "message": _sendable(message[:2000]), "detail": _sendable(str(detail or "")[-8000:])}
     return {"kind": "failed", "failure": told}
 
 

@@ -12,6 +12,7 @@ It is long because there is one such module on purpose: whoever looks for a guar
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -22,6 +23,8 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+log = logging.getLogger(__name__)
+
 Headers = dict[str, str]
 Callback = Callable[["Message"], Awaitable[None]]
 
@@ -29,12 +32,17 @@ PING_SECONDS = 5
 CONNECT_SECONDS = 10.0
 RECONNECT_SECONDS: Any = 0.1  # the client's annotation says int
 WATCH_SECONDS = 1.0
+SHUT_SECONDS = 1.0
 PENDING_BYTES = 8 * 1024 * 1024
 """What may wait to be written; beyond it a sender waits for the socket."""
+SUBJECT_BYTES = 1024
+"""A server ends the connection over a control line of more than 4096 bytes, so none is sent."""
 FEW = 12
 """Messages up to which storing them one by one takes no longer than an atomic batch (measured: 0.3 ms each, 5 ms)."""
 GONE = {10059, 10014}
 """JetStream's error codes for "stream not found" and "consumer not found"."""
+NOT_NOW = {10008, 10049}
+"""And for "temporarily unavailable" and for a store that cannot be made, as the deleted one of that name still goes."""
 
 
 class Message:
@@ -47,21 +55,21 @@ class Message:
 
     @property
     def sequence(self) -> int:
-        return self._token(-4)
+        return self._token(5, 7)
 
     @property
     def delivered(self) -> int:
-        return self._token(-5)
+        return self._token(4, 6)
 
     @property
     def status(self) -> str | None:
         return self.headers.get("Status") if self.headers and not self.data else None
 
-    def _token(self, at: int) -> int:
+    def _token(self, short: int, long: int) -> int:
+        if not self.reply.startswith("$JS.ACK."):
+            return 0
         tokens = self.reply.split(".")
-        if len(tokens) > 9:  # a domain and an account stand before, a random token behind
-            at -= 1
-        return int(tokens[at]) if self.reply.startswith("$JS.ACK.") else 0
+        return int(tokens[short if len(tokens) == 9 else long])  # in the long form domain and account stand before
 
 
 class _Client(Client):
@@ -70,15 +78,19 @@ class _Client(Client):
     async def send(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         if not self.is_connected:
             raise ConnectionError("NATS is away")
-        if len(data) > self._max_payload:
-            raise ValueError(f"{len(data)} bytes for {subject}: this NATS takes {self._max_payload} in a message")
-        if " " in subject or "\r" in subject or "\n" in subject:
-            raise ValueError(f"{subject!r} is no subject")
+        if [subject] != subject.split() or len(subject.encode()) > SUBJECT_BYTES:
+            raise ValueError(f"{subject[:100]!r} is no subject")
+        block = b""
         if headers:
             lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
             if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
                 raise ValueError(f"a header of a message to {subject} has more than one line")
             block = f"NATS/1.0\r\n{lines}\r\n".encode()
+        if len(block) + len(data) > self._max_payload:
+            raise ValueError(
+                f"{len(block) + len(data)} bytes for {subject}: this NATS takes {self._max_payload} in a message"
+            )
+        if headers:
             size = f"{len(block)} {len(block) + len(data)}\r\n"
             command = b"".join((f"HPUB {subject} {reply} {size}".encode(), block, data, b"\r\n"))
         else:
@@ -92,6 +104,11 @@ class _Client(Client):
         if self._transport is not None:  # a server that took the connection and dropped it leaves ours open otherwise
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Headers | None) -> Any:
+        if not (subject.isascii() and reply.isascii()):  # anyone may send what is no UTF-8; it would end the read loop
+            subject, reply = (text.decode(errors="replace").encode() for text in (subject, reply))
+        return super()._build_message(sid, subject, reply, data, headers)
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> Headers:
@@ -109,6 +126,8 @@ class Bus:
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._subscriptions: dict[int, tuple[str, Callback]] = {}
         self._live: dict[int, Any] = {}
+        self._bells: set[asyncio.Event] = set()
+        self._opening = False
         self._tokens = count(1)
         self.generation = 0
         """Grows with every connection; what was asked of an older one may never be answered."""
@@ -145,8 +164,8 @@ class Bus:
         token = f"{self._inbox}.{next(self._tokens)}"
         future = self._waiting[token] = asyncio.get_running_loop().create_future()
         try:
-            await self.publish(subject, data, headers, reply=token)
             async with asyncio.timeout(timeout):
+                await self.publish(subject, data, headers, reply=token)
                 answer: Message = await future
         finally:
             self._waiting.pop(token, None)
@@ -170,13 +189,14 @@ class Bus:
 
         Answers with the last acknowledgement, or with the first refusal: then all, or all from some point on, are not
         stored. Many go as one atomic batch, which costs the server some milliseconds to open; few go one by one
-        without waiting for each other, each behind the sequence of the one before.
+        without waiting for each other, each behind the sequence and, if it has one, the Nats-Msg-Id of the one before:
+        behind the sequence alone, the second would follow on whatever stands where the first was refused.
         """
         if len(messages) > FEW:
             return await self._store_atomic(messages, expected_last)
         answers = await asyncio.gather(
             *(
-                self.store(subject, data, {**(headers or {}), **_behind(expected_last, number)})
+                self.store(subject, data, {**(headers or {}), **_behind(expected_last, number, messages)})
                 for number, (subject, data, headers) in enumerate(messages)
             ),
             return_exceptions=True,
@@ -192,7 +212,7 @@ class Bus:
         self, messages: Sequence[tuple[str, bytes, Headers | None]], expected_last: int | None
     ) -> dict[str, Any]:
         *most, (subject, data, headers) = messages
-        batch, guard = uuid4().hex, _behind(expected_last, 0)
+        batch, guard = uuid4().hex, _behind(expected_last, 0, messages)
         for number, (to, body, extra) in enumerate(most, 1):
             part = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
             await self.publish(to, body, {**(extra or {}), **guard, **part})
@@ -201,7 +221,10 @@ class Bus:
         return _reply(await self.request(subject, data, {**(headers or {}), **last}))
 
     async def ensure_stream(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Creates the stream or finds it equal; a different one of the same name raises ValueError."""
+        """Creates the stream or finds it equal; a different one of the same name raises ValueError.
+
+        ConnectionError when JetStream is not able to just now.
+        """
         return _settled(await self.api(f"STREAM.CREATE.{config['name']}", config), config["name"])
 
     async def ensure_consumer(self, stream: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -228,6 +251,7 @@ class Bus:
 
         inbox = f"{self._inbox}.pull.{next(self._tokens)}"  # not one of the answers' subjects
         unsubscribe = await self.subscribe(inbox, hear)
+        self._bells.add(bell)
         wanted, generation = 0, self.generation
         expires = int(wait_seconds * 1e9)
         try:
@@ -257,6 +281,7 @@ class Bus:
                         await asyncio.sleep(0.1)
                 yield messages
         finally:
+            self._bells.discard(bell)
             await unsubscribe()
 
     async def _ask(self, consumer: str, body: bytes, inbox: str) -> bool:
@@ -292,7 +317,8 @@ class Bus:
         """Calls back for every message, over reconnects too; call the answer to end it."""
         key = next(self._tokens)
         self._subscriptions[key] = (subject, callback)
-        await self._attach(key)
+        if not self._opening and not self._nc.is_closed:  # else it is attached with all others, once there is a client
+            await self._attach(key)
 
         async def unsubscribe() -> None:
             self._subscriptions.pop(key, None)
@@ -307,7 +333,11 @@ class Bus:
         subject, callback = self._subscriptions[key]
 
         async def deliver(msg: Msg) -> None:
-            await callback(Message(msg.subject, msg.data, msg.headers, msg.reply))
+            try:
+                await callback(Message(msg.subject, msg.data, msg.headers, msg.reply))
+            except Exception:
+                log.exception("a message on %s could not be handled", subject)  # the client keeps it to itself
+                raise
 
         self._live[key] = await self._nc.subscribe(subject, cb=deliver)
 
@@ -317,18 +347,25 @@ class Bus:
             future.set_result(message)
 
     async def _open(self) -> None:
+        nc = _Client()
+
         async def lost() -> None:
+            nc._pending.clear()  # what was not sent by now never is: whoever waits for it is told, and looks
+            nc._pending_data_size = 0
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(TimeoutError("the connection to NATS broke before the answer came"))
+                    future.exception()
 
         async def back() -> None:
             self.generation += 1
+            for bell in self._bells:
+                bell.set()
 
         async def noticed(_: Exception) -> None:
             """The client's own errors end in a refusal, a timeout or a reconnect, each seen where it matters."""
 
-        self._nc = _Client()
+        self._nc, self._opening = nc, True
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._nc.connect(
@@ -337,22 +374,36 @@ class Bus:
                     ping_interval=PING_SECONDS, max_outstanding_pings=2,
                     disconnected_cb=lost, reconnected_cb=back, error_cb=noticed,
                 )  # fmt: skip
+                self._subscriptions.setdefault(0, (f"{self._inbox}.*", self._settle))
+                keys, self._opening = list(self._subscriptions), False
+                for key in keys:
+                    if key in self._subscriptions:
+                        await self._attach(key)
         except (TimeoutError, OSError, nats.errors.Error) as error:
+            await self._shut()
             raise ConnectionError(f"no NATS at {_without_secret(self._url)}: {error!r}") from error
-        self.generation += 1
-        if not self._subscriptions:
-            self._subscriptions[0] = (f"{self._inbox}.*", self._settle)
-        for key in self._subscriptions:
-            await self._attach(key)
+        finally:
+            self._opening = False
+        await back()
 
     async def _shut(self) -> None:
         with suppress(TimeoutError, nats.errors.Error, OSError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(SHUT_SECONDS):
                 await self._nc.close()
+        self._abort()
+
+    def _abort(self) -> None:
+        """Ends a connection that is closing and waits for its peer to read what was written: a dead peer never does,
+        and one that wakes up must not read it later."""
+        writer = getattr(self._nc._transport, "_io_writer", None)
+        if writer is not None and writer.transport.is_closing():
+            writer.transport.abort()
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            if not self._nc.is_connected:
+                self._abort()
             reading = self._nc._reading_task
             if self._nc.is_closed or (self._nc.is_connected and reading is not None and reading.done()):
                 await self._shut()
@@ -360,8 +411,12 @@ class Bus:
                     await self._open()
 
 
-def _behind(expected_last: int | None, number: int) -> Headers:
-    return {} if expected_last is None else {"Nats-Expected-Last-Sequence": str(expected_last + number)}
+def _behind(expected_last: int | None, number: int, messages: Sequence[tuple[str, bytes, Headers | None]]) -> Headers:
+    if expected_last is None:
+        return {}
+    guard = {"Nats-Expected-Last-Sequence": str(expected_last + number)}
+    before = (messages[number - 1][2] or {}).get("Nats-Msg-Id") if number else None
+    return guard if before is None else {**guard, "Nats-Expected-Last-Msg-Id": before}
 
 
 def _reply(answer: Message) -> dict[str, Any]:
@@ -371,8 +426,9 @@ def _reply(answer: Message) -> dict[str, Any]:
 
 def _settled(answer: dict[str, Any], name: str) -> dict[str, Any]:
     if error := answer.get("error"):
-        kind = LookupError if error.get("err_code") in GONE else ValueError
-        raise kind(f"NATS refuses {name}: {error['description']} (err_code {error.get('err_code')})")
+        code = error.get("err_code")
+        kind = LookupError if code in GONE else ConnectionError if code in NOT_NOW else ValueError
+        raise kind(f"NATS refuses {name}: {error['description']} (err_code {code})")
     return answer
 
 

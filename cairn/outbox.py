@@ -27,6 +27,7 @@ HEADER_BYTES = 1024
 BUSY_LETTERS = 12
 LINGER_SECONDS = 0.005
 """After a batch of more than BUSY_LETTERS the next is let grow: the server's cost is by the batch, not by the letter."""
+LOCK_SECONDS, LOCK_TRIES = 0.2, 50
 JOURNAL_BYTES = 4 * 1024 * 1024
 """A journal larger than this is emptied as soon as nothing in it is owed."""
 
@@ -58,7 +59,7 @@ class Outbox:
         self._owed: dict[str, _Report] = {}
         self._settled: list[str] = []
         self._bell = asyncio.Event()
-        self._look_at = 0.0
+        self._look_at, self._generation = 0.0, bus.generation
         self._encoder = msgspec.json.Encoder()
 
     def report(
@@ -90,9 +91,9 @@ class Outbox:
     async def run(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         unsubscribe = await self._bus.subscribe(self._subject, self._hear)
-        with self._path.open("ab+", buffering=0) as journal:
-            fcntl.flock(journal, fcntl.LOCK_EX)
+        with await self._open() as journal:
             self._recover(journal)
+            journal.write(b"\n")  # ends a torn last line: what comes now is not to be a part of it
             for orphan in self._path.parent.glob("*.jsonl"):
                 if orphan != self._path:
                     self._adopt(orphan, journal)
@@ -103,8 +104,19 @@ class Outbox:
                     if self._waiting:
                         await self._send(journal)
             finally:
+                _write(journal, self._lines([report for report in self._owed.values() if not report.journaled]))
                 self._forget(journal)
                 await unsubscribe()
+
+    async def _open(self) -> FileIO:
+        """The journal, ours alone. BlockingIOError when another process of this name has it and does not end."""
+        for _ in range(LOCK_TRIES):
+            journal = self._path.open("ab+", buffering=0)
+            if _locked(journal, self._path):
+                return journal
+            journal.close()
+            await asyncio.sleep(LOCK_SECONDS)
+        raise BlockingIOError(f"another agent named {self._agent} is alive ({self._path}): give this one its own name")
 
     @property
     def _subject(self) -> str:
@@ -136,9 +148,7 @@ class Outbox:
     def _adopt(self, orphan: Path, journal: FileIO) -> None:
         """Takes over the journal of an agent whose process is no more; the kernel has dropped its lock then."""
         with suppress(FileNotFoundError), orphan.open("rb", buffering=0) as theirs:
-            try:
-                fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(theirs, orphan):
                 return
             _write(journal, self._lines(self._recover(theirs)))
             orphan.unlink()
@@ -178,7 +188,13 @@ class Outbox:
                     await self._bell.wait()
                 await asyncio.sleep(0)  # work that ends as it begins reports both at once
         now = time.monotonic()
-        if now > self._look_at:
+        if self._generation != self._bus.generation:
+            # Whoever had taken them in may have gone with the connection.
+            self._generation = self._bus.generation
+            self._waiting += [
+                report for report in self._owed.values() if report.sent > 0 and report not in self._waiting
+            ]
+        elif now > self._look_at:
             self._look_at = now + RESEND_SECONDS / 2
             self._waiting += [report for report in self._owed.values() if 0 < report.sent < now - RESEND_SECONDS]
 
@@ -189,9 +205,14 @@ class Outbox:
         messages = self._letters(batch)
         now = time.monotonic()
         for report in batch:
-            report.sent, report.journaled = now, True
-        writing = asyncio.to_thread(_write, journal, lines) if lines else asyncio.sleep(0)
-        _, sent = await asyncio.gather(writing, self._store(messages))
+            report.sent = now
+        writing = asyncio.ensure_future(asyncio.to_thread(_write, journal, lines) if lines else asyncio.sleep(0))
+        try:
+            sent = await self._store(messages)
+        finally:
+            await writing  # its thread goes on even when we are cancelled
+        for report in batch:
+            report.journaled = True
         if not sent:
             self._waiting += [report for report in batch if not report.kept or report.id in self._owed]
             await asyncio.sleep(0.1)
@@ -204,7 +225,7 @@ class Outbox:
 
     def _forget(self, journal: FileIO) -> None:
         """Not synced: an outcome that is remembered too long is sent again, and changes nothing."""
-        if not self._owed and journal.tell() > JOURNAL_BYTES:
+        if journal.tell() > JOURNAL_BYTES and not any(report.journaled for report in self._owed.values()):
             journal.truncate(0)
         elif self._settled:
             journal.write(b"".join(b'{"done":"%s"}\n' % name.encode() for name in self._settled))
@@ -223,6 +244,16 @@ class Outbox:
                 self._settled.append(verdict.id)
 
 
+def _locked(journal: FileIO, path: Path) -> bool:
+    """Whether it is ours now, and still the file of that name: whoever adopts a journal removes it."""
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(journal.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
 def _write(journal: FileIO, lines: bytes) -> None:
-    journal.write(lines)
+    while lines:
+        lines = lines[journal.write(lines) :]
     os.fdatasync(journal.fileno())

@@ -63,6 +63,7 @@ SIGNS: tuple[Sign, ...] = (
     Sign("sandbox", line=_line(r".*(?:Network is unreachable|[Nn]ame resolution|Name or service not known)")),
     Sign("missing_dependency", frozenset({127})),
     Sign("missing_dependency", line=_line(r"ModuleNotFoundError: |ImportError: .*cannot open shared object")),
+    Sign("missing_dependency", line=_line(r"\S+: No module named ")),
     Sign("missing_dependency", line=_line(r".*: (?:command )?not found[ \t\r]*$|make.*\bError 127\b")),
     Sign("missing_dependency", line=_line(r"(?:Error: )?Cannot find module ")),
     Sign("spec_mismatch", line=_line(r"ImportError: cannot import name ")),

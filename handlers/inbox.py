@@ -3,14 +3,17 @@ anywhere between leads to a redelivery, and the command's id makes that harmless
 
 A message holds the reports of one agent on one workflow. What is no report can never become one: the message goes to
 the dead letters with the reason, and is kept there.
+
+It is long because whatever strangers may send is checked in this one place.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, assert_never
+from typing import Annotated, Any, Literal, assert_never
 from uuid import UUID
 
 import msgspec
@@ -29,9 +32,16 @@ from ledger.recorded import Recorded
 log = structlog.get_logger()
 
 BATCH = 500
+REPORTS = 1000
+"""In one message, and verdicts in one."""
+SUBJECT_BYTES = 512
+REASON_BYTES = 4096
+"""More than the header of a dead letter takes."""
+WORKFLOW = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 IN_FLIGHT = 4000
 """Reports taken in and not yet settled; the server holds back the rest."""
-ACK_WAIT_SECONDS = 60
+ACK_WAIT_SECONDS = 10
+"""Reports that were pulled by a server that died come again after this."""
 DAY_SECONDS = 86_400
 AGAIN_SECONDS = 1.0
 """After so long a message comes again that could not be recorded because Postgres is away."""
@@ -77,7 +87,7 @@ class Report(msgspec.Struct):
     kind: Literal["started", "completed", "failed", "verified"]
     task: str
     run: str
-    token: int
+    token: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     agent: str
     verdict: str
     result: Result | None = None
@@ -147,23 +157,32 @@ class Inbox:
                 await asyncio.sleep(0.2)
 
     async def _take(self, message: Message) -> None:
-        try:
-            pieces = self._pieces.decode(message.data)
-        except (ValueError, RecursionError) as error:
-            await self._bury(message, [], str(error))
-            return
         workflow = message.subject.rpartition(".")[2]
-        letter = _Letter(message, len(pieces))
+        try:
+            if not WORKFLOW.fullmatch(workflow):
+                raise ValueError(f"{workflow!r} is no workflow's name")
+            pieces = self._pieces.decode(message.data)
+            if len(pieces) > REPORTS:
+                raise ValueError(f"{len(pieces)} reports in a message, at most {REPORTS} are taken")
+        except (ValueError, RecursionError) as error:
+            await self._bury(message, str(error))
+            self._finished(_Letter(message, 0))
+            return
+        letter, bad = _Letter(message, len(pieces)), list[tuple[msgspec.Raw, str]]()
         for piece in pieces:
             try:
                 report = self._decoder.decode(piece)
                 self._check(report)
             except (ValueError, RecursionError) as error:
-                await self._bury(message, [piece], str(error))
-                letter.open -= 1
+                bad.append((piece, str(error)))
                 continue
             order = Order(report.id, _command(report, self._now()), f"agent/{report.agent}")
             self._executor.submit(workflow, order).add_done_callback(partial(self._settle, letter, report))
+        if bad:
+            await self._bury(message, bad[0][1])
+        for piece, why in bad:
+            self._tell(piece, why)
+            letter.open -= 1
         if not letter.open:
             self._finished(letter)
 
@@ -174,7 +193,8 @@ class Inbox:
         self._check_subject(report.verdict)
 
     def _check_subject(self, verdict: str) -> None:
-        if not verdict.startswith(f"cairn.{self._tenant}.verdict.") or not verdict.isprintable() or " " in verdict:
+        ours = verdict.startswith(f"cairn.{self._tenant}.verdict.") and len(verdict.encode()) <= SUBJECT_BYTES
+        if not ours or not verdict.isprintable() or " " in verdict:
             raise ValueError(f"verdicts go to cairn.{self._tenant}.verdict.<agent>, not to {verdict[:80]!r}")
 
     def _settle(self, letter: "_Letter", report: Report, answer: asyncio.Future[list[Recorded]]) -> None:
@@ -220,31 +240,33 @@ class Inbox:
             verdicts, self._verdicts = self._verdicts, {}
             with suppress(ConnectionError):  # what is not acknowledged comes again, and is answered again
                 for subject, batch in verdicts.items():
-                    await self._bus.publish(subject, msgspec.json.encode(batch))
+                    for some in range(0, len(batch), REPORTS):
+                        await self._bus.publish(subject, msgspec.json.encode(batch[some : some + REPORTS]))
                 for letter in done:
                     if letter.again:
                         await self._bus.nak(letter.message, AGAIN_SECONDS)
                     else:
                         await self._bus.ack(letter.message)
 
-    async def _bury(self, message: Message, pieces: list[msgspec.Raw], why: str) -> None:
-        """Keeps what cannot be read. A sender that can be told is told, so that it does not send it again."""
-        reason = "".join(one if one.isprintable() else "?" for one in why)[:500]
+    async def _bury(self, message: Message, why: str) -> None:
+        """Keeps a message that cannot be read, or not all of it; of one that fills a message to the brim, the start."""
+        reason = _line(why)
         log.warning("inbox.dead_letter", subject=message.subject, bytes=len(message.data), why=reason)
-        subject = message.subject.replace(".in.", ".dead.", 1)
+        subject = f"cairn.{self._tenant}.dead.{message.subject.removeprefix(f'cairn.{self._tenant}.in.')}"
+        data = message.data[: self._bus.max_payload - REASON_BYTES]
         while True:
             with suppress(ConnectionError, TimeoutError):
-                if "error" not in await self._bus.store(subject, message.data, {"Cairn-Why": reason}):
-                    break
+                if "error" not in await self._bus.store(subject, data, {"Cairn-Why": reason}):
+                    return
             await asyncio.sleep(0.2)
-        for piece in pieces:
-            with suppress(ValueError, RecursionError):
-                sender = msgspec.json.decode(piece, type=Sender)
-                self._check_subject(sender.verdict)
-                self._verdicts.setdefault(sender.verdict, []).append(Verdict(sender.id, accepted=False, why=reason))
-        if not pieces:
-            self._done.append(_Letter(message, 0))
-        self._bell.set()
+            await self._ensure()
+
+    def _tell(self, piece: msgspec.Raw, why: str) -> None:
+        """A sender that can be told that its report is none is told, so that it does not send it again."""
+        with suppress(ValueError, RecursionError):
+            sender = msgspec.json.decode(piece, type=Sender)
+            self._check_subject(sender.verdict)
+            self._verdicts.setdefault(sender.verdict, []).append(Verdict(sender.id, accepted=False, why=_line(why)))
 
 
 class _Letter:
@@ -254,6 +276,10 @@ class _Letter:
 
     def __init__(self, message: Message, reports: int) -> None:
         self.message, self.open, self.again = message, reports, False
+
+
+def _line(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text[:500])
 
 
 def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:

@@ -15,7 +15,7 @@ from ledger.ports import Bus, Message
 
 log = structlog.get_logger()
 
-ACK_WAIT_SECONDS = 15
+ACK_WAIT_SECONDS = 5
 """A dispatch that was taken and not begun by then goes to another agent."""
 ACK_PENDING = 100_000
 

@@ -112,7 +112,7 @@ class Refs:
     async def set_branch(self, repository: str, workflow: str, task: str, commit: str) -> str:
         try:
             return await (await Repository.open(Path(repository))).set_branch(workflow, task, commit)
-        except GitError as error:
+        except (GitError, OSError, ValueError) as error:  # ValueError: a name or a commit that no program can be given
             raise BranchStuck(str(error)) from error
 
 

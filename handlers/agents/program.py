@@ -125,5 +125,5 @@ def _result(out: bytes) -> Result:
     try:
         told: dict[str, Any] = msgspec.json.decode(last, type=dict[str, Any])
         return msgspec.convert({key: told[key] for key in ("summary", "data") if key in told}, Result)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Failed(f"the last line of output is no JSON result: {error}", type="invalid_result") from error

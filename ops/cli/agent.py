@@ -79,11 +79,12 @@ async def _work(
     current = asyncio.current_task()
     assert current is not None
 
-    def on_signal() -> None:
+    def on_interrupt() -> None:
         (current.cancel if stop.is_set() else stop.set)()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, on_interrupt)
+    # The kernel says it once for each thread of a parent that is killed.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     agents = [await _agent(settings, role, exec, scripted, name, capacity) for role in roles]
     where = await _where(place, stop)
     if where is not None:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from ops.cli.happened import happened
 from ops.cli.place import HERE, Place
 from ops.cli.rows import emit
-from ops.cli.stop import USAGE, Stop
+from ops.cli.stop import NOT_FOUND, USAGE, Stop
 
 Form = Annotated[
     Literal["text", "json", "jsonl", "csv"], Parameter(name=["--output", "-o"], help="The form of what is printed.")
@@ -37,7 +37,10 @@ def command(
     follow
         Go on until Ctrl-C.
     """
-    found = place.client().events(after, workflow=workflow, type=type, follow=follow)
+    client = place.client()
+    if workflow and not follow and not any(client.events(workflow=workflow, type="workflow.started")):
+        raise Stop(NOT_FOUND, f"there is no workflow {workflow}", fix="cairn ls")
+    found = client.events(after, workflow=workflow, type=type, follow=follow)
     if output == "text":
         for event in found:
             print(happened(event), flush=follow)

@@ -19,8 +19,11 @@ def details(detail: BoardDetail, now: datetime) -> list[str]:
     return [*_asks(detail), *_attempts(detail, now), *_failures(detail), *_commits(detail)]
 
 
-def summary(detail: BoardDetail, repository: str | None) -> list[str]:
-    """For the end of `run`: how it went, what failed and how it was mended, and where to look next."""
+def summary(detail: BoardDetail, repository: str | None, *, up: bool = True) -> list[str]:
+    """For the end of `run`: how it went, what failed and how it was mended, and where to look next.
+
+    `up`: whether the system stays up; else the way to look begins with starting it.
+    """
     flow, tries = detail.workflow, [one for one in detail.attempts if one.purpose == "work"]
     tests = [one for one in detail.attempts if one.purpose == "verify"]
     failed = [one for one in detail.attempts if one.outcome == "failed"]
@@ -37,7 +40,8 @@ def summary(detail: BoardDetail, repository: str | None) -> list[str]:
         *(("approved", text) for text in _answers(detail)),
         *(("commit", f"{commit(task.commit)}  {branch_of(task)}") for task in detail.tasks if task.commit),
         ("positions", f"{flow.first} to {flow.last}"),
-        ("next", f"cairn show {flow.workflow}"),
+        ("next", f"cairn show {flow.workflow}" if up else "cairn up, and in another terminal:"),
+        *([] if up else [("", f"cairn show {flow.workflow}")]),
         ("", f"cairn events --workflow {flow.workflow}"),
     ]
     if repository and (last := _last_commit(detail)):

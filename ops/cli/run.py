@@ -116,10 +116,11 @@ def _watch(system: "System", started: "Submitted", settings: "Settings", yes: bo
             system.stays = True
             say(f"the system stays up{_how_to_stop(system)}" if system.own else f"{workflow} goes on")
         raise
-    for text in summary(detail, repository_of(detail)):
+    others = system.joined(workflow)
+    system.stays = bool(others)
+    for text in summary(detail, repository_of(detail), up=system.stays or not system.own):
         print(text)
-    if others := system.joined(workflow):
-        system.stays = True
+    if others:
         say(f"the system stays up for {', '.join(others)}{_how_to_stop(system)}")
     return OK if detail.workflow.status == "completed" else FAILED
 

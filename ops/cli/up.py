@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ops.cli.place import HERE, Place
+from ops.cli.stop import FAILED, Stop
 from ops.cli.text import say
 
 if TYPE_CHECKING:
@@ -46,13 +47,15 @@ async def _up(settings: "Settings", testers: int) -> int:
 
 
 async def _sandbox(settings: "Settings") -> str:
+    """What tests will run under. A tester that cannot start would leave every plan waiting without a word."""
     from gateway.sandbox import choose
     from handlers.ports import SandboxBroken
 
     try:
         return (await choose(settings.sandbox, image=settings.sandbox_image)).isolation
     except SandboxBroken as broken:
-        return f"none, no test can be run: {broken}"
+        fix = "cairn doctor; or, with testers elsewhere, cairn up --testers 0"
+        raise Stop(FAILED, "no test can be run here", str(broken), fix) from None
 
 
 def six_lines(where: "Up", settings: "Settings", sandbox: str) -> list[str]:

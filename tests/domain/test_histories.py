@@ -190,7 +190,8 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
     if kind in DEADLINES:
         return DEADLINES[kind](now=NOW, task=name, token=token)
     who = {"task": name, "token": token, "run": "t0/9" if how == 7 or not run else run.id}
-    return outcome(task, kind, how, **who, agent="mallory" if how == 6 else "ann")
+    honest = "tess" if run and run.purpose == "verify" else "ann"
+    return outcome(task, kind, how, **who, agent="mallory" if how == 6 else honest)
 
 
 DEADLINES: dict[str, type[Redispatch | ExpireLease | ExpireRun]] = {
@@ -223,7 +224,8 @@ def persist(witness: Witness, fate: list[int]) -> None:
         task = next(it for it in open_tasks if not witness.waits_on(it)[0].startswith(("dependency", "branch")))
         if task.run:
             kind = "verified" if task.run.purpose == "verify" else "completed"
-            who = {"task": task.spec.id, "run": task.run.id, "token": task.run.token, "agent": task.run.agent or "ann"}
+            agent = task.run.agent or ("tess" if task.run.purpose == "verify" else "ann")
+            who = {"task": task.spec.id, "run": task.run.id, "token": task.run.token, "agent": agent}
             command: WorkflowCommand = outcome(task, "failed" if how > 9 else kind, how, **who)
         elif task.ask:
             shown = witness.state.asks[task.ask].shown

@@ -195,7 +195,7 @@ def test_receipts_of_anything_else_prove_nothing_and_the_tests_are_run_again(rec
 def test_a_run_of_one_purpose_takes_no_outcome_of_the_other() -> None:
     story = given(start(CHECKED)).when(verified("a/1", 1, *green(None)))
     story.then(An(ReportRefused, "a", kind="verified", why="run a/1 is there to work"))
-    story = given(start(CHECKED), completed("a/1", 1)).when(completed("a/verify.1", 2))
+    story = given(start(CHECKED), completed("a/1", 1)).when(completed("a/verify.1", 2, agent="tess"))
     story.then(An(ReportRefused, "a", kind="completed", why="run a/verify.1 is there to verify"))
 
 

@@ -34,7 +34,7 @@ async def sandbox(request: pytest.FixtureRequest) -> Sandbox:
 @pytest.fixture
 def walled(sandbox: Sandbox) -> Sandbox:
     if sandbox.isolation.startswith(BARE):
-        pytest.skip("not promised where the kernel allows no namespaces")
+        pytest.skip("by design: not promised where the kernel allows no namespaces")
     return sandbox
 
 
@@ -120,7 +120,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(sandbox: Sandbox, work: Pat
 
 async def test_a_killed_server_takes_its_command_along(sandbox: Sandbox, work: Path, mark: str) -> None:
     if sandbox.isolation.startswith("docker"):
-        pytest.skip("the engine outlives us: what is left is removed by the next server that opens it")
+        pytest.skip("by design: the engine outlives us: what is left is removed by the next server that opens it")
     own = "own namespaces" in sandbox.isolation
     opened = "await Bubblewrap.open()" if "bubblewrap" in sandbox.isolation else f"Process(namespaces={own})"
     program = f"""
@@ -346,7 +346,7 @@ async def test_what_it_writes_is_the_callers(sandbox: Sandbox, work: Path) -> No
 async def test_pytest_runs_the_tests_of_the_work_folder(sandbox: Sandbox, work: Path) -> None:
     (work / "test_it.py").write_text("import pytest\n\ndef test_it(tmp_path):\n    (tmp_path / 'x').touch()\n")
     if sandbox.isolation.startswith(BARE) and (await sandbox.run("python -V", cwd=work, limits=QUICK)).exit_code:
-        pytest.skip("this Python lies in root's home, which the bare process does not show to others")
+        pytest.skip("by design: this Python lies in root's home, which the bare process does not show to others")
     seen = await sandbox.run("python -m pytest -q -p no:cacheprovider", cwd=work, limits=QUICK)
     assert "1 passed" in seen.output
     assert seen.exit_code == 0

@@ -69,12 +69,6 @@ class Desk(System):
             process.send_signal(number)
         return process.wait(WAIT_SECONDS)
 
-    def stop_what_was_left(self) -> None:
-        """Ends the system that a `cairn run` has left up, if it has."""
-        if (self.folder / "up.json").exists():
-            os.kill(self.where().pid, signal.SIGTERM)
-            self.until(lambda: not (self.folder / "up.json").exists(), "the system has ended", 40)
-
     def log(self, name: str) -> str:
         """What a program that was begun has said until now."""
         return (self.folder / f"{name}.log").read_text(errors="replace")

@@ -69,6 +69,7 @@ class System:
             **ours, "CAIRN_DATA_DIR": str(folder), "CAIRN_LISTEN": f"127.0.0.1:{_free_port()}",
             "CAIRN_LEASE_SECONDS": str(LEASE_SECONDS), "CAIRN_SANDBOX": "process", **environment,
         }  # fmt: skip
+        self.listen = self._environment["CAIRN_LISTEN"]
 
     def start(self) -> Self:
         """Returns when all of it answers. AssertionError with the end of its log if it does not."""

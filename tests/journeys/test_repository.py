@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
@@ -58,7 +59,7 @@ def person() -> Iterator[Desk]:
 def repository(person: Desk) -> Path:
     """A repository in the middle of its owner's work: staged, changed, new and ignored files, a stash, and hooks that
     tell of every call."""
-    path = Path(tempfile.mkdtemp(prefix="repo-", dir=person.at))
+    path = Path(tempfile.mkdtemp(prefix="repo of ada ", dir=person.at))
     git(person.at, "init", "-q", "-b", "main", str(path))
     for setting in ("user.name=Ada", "user.email=ada@example.invalid", "commit.gpgsign=false"):
         git(path, "config", *setting.split("=", 1))
@@ -119,7 +120,7 @@ def test_branches_appear_and_nothing_of_the_owners_is_touched(person: Desk, repo
     )
     done = person.cairn("run", plan, "--repo", os.path.relpath(repository, person.at))
     assert photograph(repository) == before
-    assert f"git -C {repository} log --stat ai/generated/owned/c" in done.out
+    assert f"git -C {shlex.quote(str(repository))} log --stat ai/generated/owned/c" in done.out
 
     made = git(repository, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/ai").split()
     assert made == [f"ai/generated/owned/{task}" for task in "abc"]

@@ -85,9 +85,7 @@ def person() -> Iterator[Desk]:
     with desk() as one:
         for name in ("handlers", "domain", "ops"):
             (one.at / name).mkdir()
-            (one.at / name / "__init__.py").write_text(
-                "raise SystemExit('the user's own package was taken for ours')\n"
-            )
+            (one.at / name / "__init__.py").write_text("raise SystemExit('taken for a package of ours')\n")
         one.program("ann.py", ASKED)
         one.program("bob.py", MENDS)
         one.begin("ann", sys.executable, "ann.py")

@@ -328,7 +328,7 @@ async def test_a_user_without_rights_can_run_both(data_dir: Path) -> None:
         user = pwd.getpwnam(name)
         python = next((path for path in pythons() if not barrier(path, Account(user.pw_uid, user.pw_gid))), None)
         if python is None or barrier(REPOSITORY, Account(user.pw_uid, user.pw_gid)):
-            pytest.skip("an ordinary user can reach no Python of this version, or not this repository")
+            pytest.skip("by design: an ordinary user can reach no Python of this version, or not this repository")
         home = data_dir / "home"
         home.mkdir(mode=0o700)
         os.chown(home, user.pw_uid, user.pw_gid)

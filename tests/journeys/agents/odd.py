@@ -1,4 +1,4 @@
-"""An agent that misbehaves as the task's input `does` says: `odd.py ROLE NAME`. An attempt after the first is done well
+"""An agent that misbehaves as the task's input `does` says: `odd.py ROLE NAME [CAPACITY]`. An attempt after the first is done well
 if the input `then_well` is set."""
 
 import asyncio
@@ -9,7 +9,7 @@ from typing import Any
 
 from cairn import Agent, Task
 
-agent = Agent(sys.argv[1], name=sys.argv[2])
+agent = Agent(sys.argv[1], name=sys.argv[2], capacity=int(sys.argv[3]) if len(sys.argv) > 3 else 1)
 
 
 @agent.task
@@ -28,6 +28,8 @@ async def work(task: Task) -> Any:
             time.sleep(3600)  # noqa: ASYNC251 - it has to stand still
         case "huge":
             return {"summary": "much", "data": "x" * 5_000_000}
+        case "large":
+            return {"data": "x" * 60_000}
         case "deep":
             deep: list[Any] = []
             for _ in range(800):

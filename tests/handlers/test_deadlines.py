@@ -1,0 +1,122 @@
+"""Time brings each thing once: whoever is silent is given up, whoever beats is not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+from clockwork import Clockwork, clockwork
+
+from cairn.bus import Bus
+from domain.plan import Retry, Task
+from handlers.deadlines import Deadlines
+from handlers.execute import Executor
+from handlers.roster import Held
+
+SECONDS = 20.0
+
+
+@pytest.fixture
+async def works(postgres_url: str, tenant: str, bus: Bus) -> AsyncIterator[Clockwork]:
+    async with clockwork(postgres_url, tenant, bus) as works:
+        yield works
+
+
+async def test_an_offer_that_nobody_takes_is_made_again_under_a_new_token(works: Clockwork) -> None:
+    await works.start(Task("a"))
+    await works.fire(590)
+    assert (await works.names()).count("TaskDispatched") == 1
+    await works.fire(601)
+    assert (await works.names()).count("TaskDispatched") == 2
+    assert (await works.last("TaskDispatched")).token == 2
+    assert (await works.last("TaskDispatched")).run == "a/1"
+
+
+async def test_an_agent_that_is_silent_for_the_length_of_its_lease_is_given_up(works: Clockwork) -> None:
+    await works.start(Task("a"), lease_seconds=30.0)
+    await works.begin("a", "a/1", 1)
+    await works.fire(25)
+    assert "AttemptFailed" not in await works.names()
+    await works.fire(32)
+    assert (await works.last("AttemptFailed")).failure.type == "agent_lost"
+    assert (await works.last("RetryScheduled")).attempt == 2
+
+
+async def test_an_agent_that_beats_is_not(works: Clockwork) -> None:
+    await works.start(Task("a"), lease_seconds=1.0)
+    await works.begin("a", "a/1", 1)
+    await asyncio.sleep(0.6)  # the lease of its start has to run out before that of its heartbeat
+    assert await works.timers.beat([Held("w", "a/1", 1)]) == []
+    await works.fire(0.6)
+    assert "AttemptFailed" not in await works.names()
+    await works.fire(1.2)
+    assert (await works.last("AttemptFailed")).failure.type == "agent_lost"
+
+
+async def test_a_run_ends_in_time_however_well_its_agent_beats(works: Clockwork) -> None:
+    await works.start(Task("a", timeout_seconds=5.0), lease_seconds=30.0)
+    await works.begin("a", "a/1", 1)
+    await works.timers.beat([Held("w", "a/1", 1)])
+    await works.fire(4)
+    assert "AttemptFailed" not in await works.names()
+    await works.fire(5.5)
+    assert (await works.last("AttemptFailed")).failure.type == "timeout"
+
+
+async def test_a_retry_comes_after_its_backoff(works: Clockwork) -> None:
+    await works.start(Task("a", retry=Retry(initial_seconds=10.0, jitter=0.0)))
+    await works.fail("a", "a/1", 1)
+    await works.fire(9)
+    assert (await works.names()).count("TaskDispatched") == 1
+    await works.fire(10.5)
+    assert (await works.names()).count("TaskDispatched") == 2
+    assert (await works.last("TaskDispatched")).attempt == 2
+
+
+async def test_what_is_settled_in_time_fires_nothing(works: Clockwork) -> None:
+    await works.start(Task("a"), Task("b"))
+    await works.complete("a", "a/1", 1)
+    await works.complete("b", "b/1", 2)
+    before = await works.names()
+    await works.fire(10_000)
+    assert await works.names() == before
+
+
+async def test_many_clocks_fire_once(works: Clockwork) -> None:
+    tasks = [Task(f"t{number}", retry=Retry(initial_seconds=1.0)) for number in range(20)]
+    await works.start(*tasks, lease_seconds=5.0)
+    for number in range(10):
+        await works.begin(f"t{number}", f"t{number}/1", number + 1)
+    clocks = [Deadlines(works.timers, Executor(works.ledger), works.clock) for _ in range(3)]
+    await works.fire(10, *clocks, *clocks)
+    assert (await works.names()).count("AttemptFailed") == 10
+    await works.fire(20, *clocks)
+    assert (await works.names()).count("TaskDispatched") == 30
+    await works.fire(700, *clocks)
+    names = await works.names()
+    assert names.count("TaskDispatched") == 50, "20 offers, 10 retries, and all 20 again"
+    assert names.count("AttemptFailed") == 10
+
+
+async def test_a_clock_whose_server_knows_an_old_state_fires_all_the_same(works: Clockwork) -> None:
+    """The other server has carried the workflow on, and died."""
+    await works.start(Task("a"), lease_seconds=5.0)
+    survivor = Executor(works.ledger)
+    await survivor.state("w")
+    await works.begin("a", "a/1", 1)
+    await works.fire(10, Deadlines(works.timers, survivor, works.clock))
+    assert "AttemptFailed" in await works.names()
+
+
+async def test_it_runs_until_it_is_cancelled_and_wakes_up_by_itself(works: Clockwork) -> None:
+    await works.start(Task("a", retry=Retry(initial_seconds=0.3, jitter=0.0)))
+    deadlines = works.deadlines()
+    running = asyncio.create_task(deadlines.run())
+    await works.fail("a", "a/1", 1)
+    async with asyncio.timeout(SECONDS):
+        while (await works.names()).count("TaskDispatched") < 2:
+            await asyncio.sleep(0.02)
+    assert not running.done()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait_for(running, 2)

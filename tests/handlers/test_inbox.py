@@ -1,0 +1,366 @@
+"""What agents report is taken in once and answered; what is no report is kept apart, and harms nobody.
+
+It is long because there are many ways to send what is no report.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from cairn.bus import Bus, Message
+from domain.events import AttemptFailed, ReportRefused, TaskCompleted
+from domain.plan import Task
+from handlers import inbox as module
+from handlers.execute import Executor, Order
+from handlers.inbox import Inbox
+from ledger.ledger import Ledger
+from ledger.recorded import Recorded
+from tests.spec import start
+
+SECONDS = 20.0
+TASKS = [Task(f"t{number}") for number in range(6)]
+
+
+class Agent:
+    """What an agent sends, and the verdicts it hears."""
+
+    def __init__(self, bus: Bus, tenant: str, name: str = "ann") -> None:
+        self.bus, self.tenant, self.name = bus, tenant, name
+        self.verdicts: dict[str, dict[str, Any]] = {}
+        self._heard = asyncio.Event()
+
+    async def listen(self) -> None:
+        async def hear(message: Message) -> None:
+            for verdict in json.loads(message.data):
+                self.verdicts[verdict["id"]] = verdict
+            self._heard.set()
+
+        await self.bus.subscribe(f"cairn.{self.tenant}.verdict.{self.name}", hear)
+
+    def report(self, number: int, kind: str = "completed", **other: Any) -> dict[str, Any]:
+        body = {"id": str(uuid4()), "kind": kind, "task": f"t{number}", "run": f"t{number}/1", "token": number + 1}
+        body |= {"agent": self.name, "verdict": f"cairn.{self.tenant}.verdict.{self.name}"}
+        body |= {"result": {"summary": "done"}} if kind == "completed" else {}
+        return body | other
+
+    async def send(self, *reports: Any, workflow: str = "w") -> None:
+        """Stores one message once there is an inbox."""
+        await self.post(json.dumps(reports).encode(), workflow)
+
+    async def post(self, data: bytes, workflow: str = "w") -> None:
+        async with asyncio.timeout(SECONDS):
+            while True:
+                with suppress(ConnectionError):
+                    assert "error" not in await self.bus.store(f"cairn.{self.tenant}.in.{workflow}", data)
+                    return
+                await asyncio.sleep(0.02)
+
+    async def verdict(self, report: dict[str, Any]) -> dict[str, Any]:
+        async with asyncio.timeout(SECONDS):
+            while report["id"] not in self.verdicts:
+                self._heard.clear()
+                await self._heard.wait()
+        return self.verdicts[report["id"]]
+
+
+@asynccontextmanager
+async def running(inbox: Inbox) -> AsyncIterator[None]:
+    """An inbox that must still run at the end."""
+    task = asyncio.create_task(inbox.run())
+    try:
+        yield
+        assert not task.done(), "the inbox has ended"
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def agent(bus: Bus, tenant: str, executor: Executor) -> Agent:
+    await executor.execute("w", Order(uuid4(), start(*TASKS), "test"))
+    agent = Agent(bus, tenant)
+    await agent.listen()
+    return agent
+
+
+@pytest.fixture
+def inbox(bus: Bus, executor: Executor, tenant: str) -> Inbox:
+    return Inbox(bus, executor, tenant)
+
+
+async def dead_letters(bus: Bus, tenant: str, count: int) -> list[Message]:
+    stream, found = f"{tenant.upper()}_DEAD", []
+    async with asyncio.timeout(SECONDS):
+        while "error" in await bus.api(f"STREAM.INFO.{stream}"):
+            await asyncio.sleep(0.02)
+        await bus.ensure_consumer(stream, {"durable_name": "look", "ack_policy": "explicit"})
+        async for messages in bus.pull(stream, "look", wait_seconds=0.5):
+            for message in messages:
+                found.append(message)
+                await bus.ack(message)
+            if len(found) >= count:
+                return found
+    raise AssertionError
+
+
+async def acknowledged(bus: Bus, tenant: str) -> None:
+    """Until nothing that was sent waits any more."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            info = await bus.api(f"CONSUMER.INFO.{tenant.upper()}_INBOX.inbox")
+            if info.get("num_pending") == info.get("num_ack_pending") == 0:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def of_kind(ledger: Ledger, kind: type) -> list[Recorded]:
+    return [one for one in await ledger.read_stream("workflow-w") if isinstance(one.event, kind)]
+
+
+async def test_every_outcome_is_answered_and_one_of_a_zombie_is_refused(
+    inbox: Inbox, agent: Agent, ledger: Ledger
+) -> None:
+    begun, done, late = agent.report(0, "started"), agent.report(0), agent.report(1, token=77)
+    failed = agent.report(2, "failed", failure={"type": "spec_mismatch", "message": "no"})
+    unheard = agent.report(0)
+    async with running(inbox):
+        await agent.send(begun, done, late, failed)
+        await agent.send(unheard, workflow="nowhere")
+        accepted = await agent.verdict(done)
+        refused = await agent.verdict(late)
+        assert accepted["accepted"]
+        assert accepted["position"] == (await of_kind(ledger, TaskCompleted))[0].position
+        assert not refused["accepted"] and "holds the lease" in refused["why"]
+        assert (await agent.verdict(failed))["accepted"]
+        assert (await agent.verdict(unheard)) == {
+            "id": unheard["id"], "accepted": False, "why": "there is no such workflow", "position": 0,
+        }  # fmt: skip
+        assert begun["id"] not in agent.verdicts, "that it has begun needs no answer"
+        await acknowledged(agent.bus, agent.tenant)
+    assert len(await of_kind(ledger, ReportRefused)) == 1
+
+
+async def test_what_is_sent_twice_is_answered_twice_and_recorded_once(
+    inbox: Inbox, agent: Agent, ledger: Ledger
+) -> None:
+    done, other = agent.report(0), agent.report(1)
+    async with running(inbox):
+        await agent.send(done, done, other, done)
+        first = await agent.verdict(done)
+        agent.verdicts.clear()
+        await agent.send(done)
+        assert await agent.verdict(done) == first
+        assert first["accepted"]
+        await acknowledged(agent.bus, agent.tenant)
+    assert len(await of_kind(ledger, TaskCompleted)) == 2
+    assert not await of_kind(ledger, ReportRefused)
+
+
+GARBAGE = {
+    "no JSON": b"\x00\xff\xfe garbage",
+    "no list": b'{"id": 1}',
+    "deep": b"[" * 100_000,
+    "nothing": b"",
+    "numbers": b"[1,2,3]",
+    "a huge number": b"[" + b"9" * 10_000 + b"]",
+    "very many": b"[" + b"1," * 500_000 + b"1]",
+    "to the brim": b"x" * (8 * 1024 * 1024),
+}
+
+
+async def test_garbage_of_every_kind_is_kept_with_its_reason_and_stops_nobody(
+    inbox: Inbox, agent: Agent, ledger: Ledger
+) -> None:
+    done = agent.report(0)
+    async with running(inbox):
+        for data in GARBAGE.values():
+            await agent.post(data)
+        await agent.send(done, workflow="w")
+        assert (await agent.verdict(done))["accepted"]
+        letters = await dead_letters(agent.bus, agent.tenant, len(GARBAGE))
+        await acknowledged(agent.bus, agent.tenant)
+    assert len(letters) == len(GARBAGE), "one letter for each, whatever it holds"
+    for letter, data in zip(letters, GARBAGE.values(), strict=True):
+        assert letter.subject == f"cairn.{agent.tenant}.dead.w"
+        assert data.startswith(letter.data) and len(data) - len(letter.data) < 10_000
+        assert (letter.headers or {})["Cairn-Why"]
+
+
+async def test_a_bad_report_among_good_ones_is_answered_and_the_good_ones_are_taken(
+    inbox: Inbox, agent: Agent, ledger: Ledger
+) -> None:
+    bad = [
+        agent.report(1, "completed", result=None),
+        agent.report(1, "made up"),
+        agent.report(1, token=10**30),
+        agent.report(1, token=-1),
+        agent.report(1, task="two\nlines"),
+        agent.report(1, run=""),
+        agent.report(1, "failed"),
+        agent.report(1, "failed", failure={"type": 1, "message": "no"}),
+        agent.report(1, result={"summary": "done", "data": json.loads("[" * 600 + "]" * 600)}, token="x"),
+    ]
+    good = agent.report(0), agent.report(2)
+    async with running(inbox):
+        await agent.send(good[0], *bad, "no report at all", good[1])
+        for report in good:
+            assert (await agent.verdict(report))["accepted"]
+        for report in bad:
+            told = await agent.verdict(report)
+            assert not told["accepted"] and told["why"]
+        letters = await dead_letters(agent.bus, agent.tenant, 1)
+        await acknowledged(agent.bus, agent.tenant)
+    assert len(letters) == 1, "the message is kept once, not once for each of them"
+    assert json.loads(letters[0].data)[0] == good[0]
+    assert len(await of_kind(ledger, TaskCompleted)) == 2
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    ["cairn.{}.in.w", "cairn.other.verdict.ann", "cairn.{}.verdict.a b", "cairn.{}.verdict." + "x" * 5000, ">"],
+)
+async def test_a_verdict_goes_nowhere_but_to_agents(inbox: Inbox, agent: Agent, verdict: str) -> None:
+    stray = agent.report(0, verdict=verdict.format(agent.tenant))
+    done = agent.report(1)
+    generation = agent.bus.generation
+    async with running(inbox):
+        await agent.send(stray)
+        await agent.send(done)
+        assert (await agent.verdict(done))["accepted"]
+        letter = (await dead_letters(agent.bus, agent.tenant, 1))[0]
+        assert "verdicts go to" in (letter.headers or {})["Cairn-Why"]
+        await acknowledged(agent.bus, agent.tenant)
+    assert agent.bus.generation == generation, "the server ended the connection"
+
+
+async def test_a_subject_that_names_no_workflow_is_garbage_too(inbox: Inbox, agent: Agent, nats_url: str) -> None:
+    done = agent.report(0)
+    async with running(inbox):
+        await agent.send(agent.report(1), workflow="NoName")
+        await raw_publish(nats_url, [f"cairn.{agent.tenant}.in.".encode() + it for it in (b"\xff\xfe", b"a\x00b")])
+        await agent.send(done)
+        assert (await agent.verdict(done))["accepted"]
+        letters = await dead_letters(agent.bus, agent.tenant, 3)
+        assert all("is no workflow's name" in (letter.headers or {})["Cairn-Why"] for letter in letters)
+        await acknowledged(agent.bus, agent.tenant)
+
+
+async def raw_publish(url: str, subjects: list[bytes]) -> None:
+    """As a program does that does not use our client."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    login = json.dumps({"user": where.username, "pass": where.password, "verbose": False, "pedantic": False})
+    writer.write(
+        f"CONNECT {login}\r\n".encode() + b"".join(b"PUB %s 2\r\n[]\r\n" % it for it in subjects) + b"PING\r\n"
+    )
+    async with asyncio.timeout(5):
+        while b"PONG" not in await reader.readline():
+            pass
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_failure_of_a_class_that_is_not_an_agents_to_give_is_an_agents_error(
+    inbox: Inbox, agent: Agent, ledger: Ledger
+) -> None:
+    reports = [
+        agent.report(number, "failed", failure={"type": kind, "message": "m" * 5000, "detail": "d" * 50_000})
+        for number, kind in enumerate(("refused", "budget", "made up", "test_failure"))
+    ]
+    async with running(inbox):
+        await agent.send(*reports)
+        for report in reports:
+            assert (await agent.verdict(report))["accepted"]
+    failures = [one.event.failure for one in await of_kind(ledger, AttemptFailed)]  # type: ignore[union-attr]
+    assert [failure.type for failure in failures] == ["agent_error"] * 3 + ["test_failure"]
+    assert all(len(failure.message) < 3000 and len(failure.detail) < 10_000 for failure in failures)
+
+
+@pytest.mark.parametrize("data", ["x" * 70_000, json.loads("[" * 500 + "]" * 500)])
+async def test_a_result_that_nobody_could_read_is_a_failed_attempt(
+    inbox: Inbox, agent: Agent, ledger: Ledger, data: Any
+) -> None:
+    done = agent.report(0, result={"summary": "done", "data": data})
+    async with running(inbox):
+        await agent.send(done)
+        assert (await agent.verdict(done))["accepted"]
+    failures = [one.event.failure for one in await of_kind(ledger, AttemptFailed)]  # type: ignore[union-attr]
+    assert [failure.type for failure in failures] == ["invalid_result"]
+
+
+async def test_a_crash_before_the_acknowledgement_is_harmless(
+    bus: Bus, agent: Agent, ledger: Ledger, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ACK_WAIT_SECONDS", 1)
+    done = agent.report(0)
+    reached = asyncio.Event()
+
+    async def stop_there(message: Message) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    async with Bus.connect(bus._url) as theirs:
+        monkeypatch.setattr(theirs, "ack", stop_there)
+        async with running(Inbox(theirs, Executor(ledger), tenant)):
+            await agent.send(done)
+            first = await agent.verdict(done)
+            await asyncio.wait_for(reached.wait(), SECONDS)
+    agent.verdicts.clear()
+    async with running(Inbox(bus, Executor(ledger), tenant)):
+        assert await agent.verdict(done) == first
+        await acknowledged(bus, tenant)
+    assert len(await of_kind(ledger, TaskCompleted)) == 1
+    assert not await of_kind(ledger, ReportRefused)
+
+
+async def test_an_inbox_that_is_wiped_while_it_runs_is_made_again(inbox: Inbox, agent: Agent) -> None:
+    first, second = agent.report(0), agent.report(1)
+    async with running(inbox):
+        await agent.send(first)
+        await agent.verdict(first)
+        began = time.monotonic()
+        for name in ("INBOX", "DEAD"):
+            await agent.bus.api(f"STREAM.DELETE.{agent.tenant.upper()}_{name}")
+        await agent.send(second)
+        assert (await agent.verdict(second))["accepted"]
+        assert time.monotonic() - began < 5
+
+
+async def test_the_dead_letters_may_be_wiped_while_it_runs(inbox: Inbox, agent: Agent) -> None:
+    done = agent.report(0)
+    async with running(inbox):
+        await agent.post(b"garbage")
+        await dead_letters(agent.bus, agent.tenant, 1)
+        await agent.bus.api(f"STREAM.DELETE.{agent.tenant.upper()}_DEAD")
+        await agent.post(b"garbage again")
+        await agent.send(done)
+        assert (await agent.verdict(done))["accepted"]
+        assert (await dead_letters(agent.bus, agent.tenant, 1))[0].data == b"garbage again"
+
+
+async def test_inboxes_share_the_work(bus: Bus, agent: Agent, ledger: Ledger, tenant: str) -> None:
+    reports = [agent.report(number) for number in range(len(TASKS))]
+    async with running(Inbox(bus, Executor(ledger), tenant)), running(Inbox(bus, Executor(ledger), tenant)):
+        for report in reports:
+            await agent.send(report)
+        for report in reports:
+            assert (await agent.verdict(report))["accepted"]
+    assert len(await of_kind(ledger, TaskCompleted)) == len(TASKS)
+
+
+async def test_a_tenant_may_be_named_as_a_part_of_a_subject(nats_url: str, postgres_url: str) -> None:
+    async with Bus.connect(nats_url) as bus, Ledger.open(postgres_url, tenant="in") as ledger:
+        agent = Agent(bus, "in")
+        async with running(Inbox(bus, Executor(ledger), "in")):
+            await agent.post(b"garbage")
+            assert (await dead_letters(bus, "in", 1))[0].subject == "cairn.in.dead.w"
+        for name in ("IN_INBOX", "IN_DEAD"):
+            await bus.api(f"STREAM.DELETE.{name}")

@@ -1,0 +1,155 @@
+"""Any program is an agent: what it is given, what it may print, and that nothing of it is left."""
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairn.task import Failed, Result, Task
+from handlers.agents import program as module
+from handlers.agents.program import program
+
+SECONDS = 20.0
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+
+
+async def run(cmd: str, folder: Path, **task: Any) -> Result:
+    agent = program("coder", cmd, environment=ENVIRONMENT)
+    assert agent._handler is not None
+    given = Task("w", "a", "a/1", 1, "coder", 1, 30.0, 30.0, path=folder, **task)
+    async with asyncio.timeout(SECONDS):
+        result = await agent._handler(given)
+    assert isinstance(result, Result)
+    return result
+
+
+async def failure(cmd: str, folder: Path, **task: Any) -> Failed:
+    with pytest.raises(Failed) as failed:
+        await run(cmd, folder, **task)
+    return failed.value
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(SECONDS):
+        while alive(pid):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("out", "result"),
+    [
+        ("", Result()),
+        ("one\ntwo\n\n", Result(summary="two")),
+        ('thinking\n{"summary": "done", "data": {"n": [1]}}', Result(summary="done", data={"n": [1]})),
+        ('{"summary": "done", "commit": "forged", "files": ["x"], "else": 1}', Result(summary="done")),
+        ("[1, 2]", Result(summary="[1, 2]")),
+        ("x" * 2000, Result(summary="x" * 500)),
+    ],
+)
+async def test_the_last_line_is_the_result(tmp_path: Path, out: str, result: Result) -> None:
+    (tmp_path / "out").write_text(out)
+    assert await run("cat out", tmp_path) == result
+
+
+async def test_output_that_is_no_text_is_a_summary_with_marks(tmp_path: Path) -> None:
+    assert await run(r"printf 'a\377b'", tmp_path) == Result(summary="a\ufffdb")
+
+
+@pytest.mark.parametrize("last", ['{"summary": 5}', "{oops", '{"data": 1e999}', '{"a":' * 2000])
+async def test_a_last_line_that_only_looks_like_a_result_is_an_invalid_one(tmp_path: Path, last: str) -> None:
+    (tmp_path / "out").write_text(last)
+    assert (await failure("cat out", tmp_path)).type == "invalid_result"
+
+
+async def test_a_line_of_five_megabytes_is_passed_over_or_refused_and_costs_little(tmp_path: Path) -> None:
+    long = "head -c 5000000 /dev/zero | tr '\\0' x"
+    assert await run(f"{long}; echo; echo done", tmp_path) == Result(summary="done")
+    found = await failure(long, tmp_path)
+    assert found.type == "invalid_result" and str(module.KEPT_BYTES) in str(found)
+    assert (await failure(f"printf '{{'; {long}", tmp_path)).type == "invalid_result"
+
+
+@pytest.mark.parametrize(
+    ("cmd", "said"),
+    [
+        ("echo first >&2; echo why >&2; exit 7", "ended with exit code 7: why"),
+        ("exit 1", "ended with exit code 1: no word on standard error"),
+        ("kill -SEGV $$", "was killed by signal 11"),
+        ("no-such-program-anywhere", "ended with exit code 127"),
+    ],
+)
+async def test_an_exit_code_fails_the_attempt_with_the_reason_it_gave(tmp_path: Path, cmd: str, said: str) -> None:
+    found = await failure(cmd, tmp_path)
+    assert said in str(found) and found.type == "agent_error"
+
+
+async def test_it_is_given_the_task_and_its_folder_and_no_more(tmp_path: Path) -> None:
+    await run('cat > stdin; printf %s "$CAIRN_TASK" > variable; env > env; pwd > pwd', tmp_path, title="Tïtle")
+    given = json.loads((tmp_path / "stdin").read_text())
+    assert given["title"] == "Tïtle" and given["path"] == str(tmp_path)
+    assert json.loads((tmp_path / "variable").read_text()) == given
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"CAIRN_TASK", *ENVIRONMENT}
+    assert (tmp_path / "pwd").read_text().strip() == str(tmp_path)
+
+
+async def test_a_large_task_comes_on_standard_input_alone(tmp_path: Path) -> None:
+    await run('cat > stdin; printf "%s" "${CAIRN_TASK-absent}" > variable', tmp_path, description="x" * 3_000_000)
+    assert (tmp_path / "variable").read_text() == "absent"
+    assert len(json.loads((tmp_path / "stdin").read_text())["description"]) == 3_000_000
+
+
+async def test_a_program_that_reads_nothing_is_fine(tmp_path: Path) -> None:
+    assert await run("echo done", tmp_path, description="x" * 3_000_000) == Result(summary="done")
+
+
+async def test_what_it_left_in_the_background_ends_with_it(tmp_path: Path) -> None:
+    assert await run("sleep 60 & echo $! > pid; echo done", tmp_path) == Result(summary="done")
+    await gone(int((tmp_path / "pid").read_text()))
+
+
+async def test_a_daemon_that_holds_the_pipes_is_not_waited_for(tmp_path: Path) -> None:
+    began = time.monotonic()
+    result = await run(
+        "setsid sh -c 'echo $$ > pid; exec sleep 60' & while ! test -s pid; do :; done; echo done", tmp_path
+    )
+    assert result == Result(summary="done")
+    assert time.monotonic() - began < module.LINGER_SECONDS + 3
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+async def test_one_that_is_cancelled_ends_with_all_it_started(tmp_path: Path) -> None:
+    running = asyncio.create_task(run("trap '' TERM INT; sleep 60 & echo $! > pid; wait", tmp_path))
+    async with asyncio.timeout(SECONDS):
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await gone(int((tmp_path / "pid").read_text()))
+
+
+async def test_without_a_repository_it_works_in_a_folder_that_is_gone_afterwards() -> None:
+    agent = program("coder", "touch here; pwd", environment=ENVIRONMENT)
+    assert agent._handler is not None
+    result = await agent._handler(Task("w", "a", "a/1", 1, "coder", 1, 30.0, 30.0))
+    assert result.summary and not Path(result.summary).exists()
+
+
+async def test_many_at_once_leave_no_descriptor_behind(tmp_path: Path) -> None:
+    await run("true", tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    await asyncio.gather(*(run("echo done", tmp_path) for _ in range(30)))
+    await asyncio.sleep(0)
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -1,0 +1,117 @@
+"""A role gets its consumer where its open offers begin; whoever beats is told what it has lost."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from clockwork import Clockwork, clockwork
+
+from cairn.bus import Bus
+from domain.plan import Task
+from handlers.roster import Roster
+
+SECONDS = 20.0
+
+
+@pytest.fixture
+async def works(postgres_url: str, tenant: str, bus: Bus) -> AsyncIterator[Clockwork]:
+    async with clockwork(postgres_url, tenant, bus, relay=True) as works:
+        await Roster(bus, works.ledger, works.timers, tenant).open()
+        yield works
+
+
+async def join(bus: Bus, tenant: str, role: str = "coder") -> dict[str, str]:
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                asked = json.dumps({"role": role, "agent": "ann"}).encode()
+                return dict(json.loads((await bus.request(f"cairn.{tenant}.join", asked, timeout=0.5)).data))
+            except TimeoutError:  # the stream is not there yet: an agent asks again
+                continue
+
+
+async def offers(bus: Bus, seat: dict[str, str], count: int) -> list[str]:
+    """The runs of the next dispatches, which are not acknowledged; none more than these come."""
+    runs: list[str] = []
+    async with asyncio.timeout(SECONDS), aclosing(bus.pull(seat["stream"], seat["consumer"], wait_seconds=0.3)) as pull:
+        async for messages in pull:
+            runs += [json.loads(message.data)["data"]["run"] for message in messages]
+            if len(runs) >= count and not messages:
+                return runs
+    raise AssertionError
+
+
+@pytest.mark.parametrize("joins", ["before", "after"])
+async def test_dispatches_come_to_whoever_joins_before_or_after(
+    works: Clockwork, bus: Bus, tenant: str, joins: str
+) -> None:
+    seat = await join(bus, tenant) if joins == "before" else {}
+    await works.start(Task("a"), Task("b"), Task("c", agent_role="writer"))
+    await works.seen()
+    seat = seat or await join(bus, tenant)
+    assert await offers(bus, seat, 2) == ["a/1", "b/1"]
+    assert await offers(bus, await join(bus, tenant, "writer"), 1) == ["c/1"]
+    assert await join(bus, tenant) == seat, "joining again moves nothing"
+
+
+async def test_a_consumer_that_was_lost_begins_again_at_the_oldest_open_offer(
+    works: Clockwork, bus: Bus, tenant: str
+) -> None:
+    seat = await join(bus, tenant)
+    await works.start(Task("a"), Task("b"), Task("c"))
+    await works.begin("a", "a/1", 1)
+    await works.seen()
+    await bus.api(f"CONSUMER.DELETE.{seat['stream']}.{seat['consumer']}")
+    seat = await join(bus, tenant)
+    assert await offers(bus, seat, 2) == ["b/1", "c/1"]
+    await works.complete("b", "b/1", 2)
+    await works.begin("c", "c/1", 3)
+    await works.seen()
+    await bus.api(f"CONSUMER.DELETE.{seat['stream']}.{seat['consumer']}")
+    assert await offers(bus, await join(bus, tenant), 0) == []
+
+
+async def test_a_heartbeat_is_answered_with_what_is_lost(works: Clockwork, bus: Bus, tenant: str) -> None:
+    await works.start(Task("a"), Task("b"))
+    await works.begin("a", "a/1", 1)
+    await works.complete("b", "b/1", 2)
+    mine: list[Any] = [["w", "a/1", 1], ["w", "b/1", 2], ["w", "a/1", 7], ["nowhere", "a/1", 1]]
+    asked = json.dumps({"agent": "ann", "runs": mine}).encode()
+    answer = json.loads((await bus.request(f"cairn.{tenant}.beat", asked)).data)
+    assert answer == {"void": mine[1:]}
+    offered = json.dumps({"agent": "ann", "runs": []}).encode()
+    assert json.loads((await bus.request(f"cairn.{tenant}.beat", offered)).data) == {"void": []}
+
+
+async def test_a_lease_that_was_given_out_a_moment_ago_is_not_called_void(
+    works: Clockwork, bus: Bus, tenant: str
+) -> None:
+    for number in range(10):
+        await works.start(Task("a"), workflow=f"w{number}")
+        asked = json.dumps({"agent": "ann", "runs": [[f"w{number}", "a/1", 1]]}).encode()
+        assert json.loads((await bus.request(f"cairn.{tenant}.beat", asked)).data) == {"void": []}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"garbage", b"[]", b"{}", b"[" * 100_000, b"\xff\xfe",
+        b'{"role": "Coder", "agent": "ann"}', b'{"role": "a.>", "agent": "ann"}', b'{"role": "*", "agent": "ann"}',
+        b'{"agent": "ann", "runs": [["w", "a/1", 99999999999999999999999]]}',
+        b'{"agent": "ann", "runs": [["w", "a/1", 3000000000]]}',
+        b'{"agent": "ann", "runs": [["w\\u0000", "a/1", 1]]}',
+    ],
+    ids=lambda body: repr(body[:30]),
+)  # fmt: skip
+async def test_garbage_is_not_answered_and_harms_nobody(works: Clockwork, bus: Bus, tenant: str, body: bytes) -> None:
+    for subject in ("join", "beat"):
+        if subject == "join" or b"role" not in body:
+            with pytest.raises(TimeoutError):
+                await bus.request(f"cairn.{tenant}.{subject}", body, timeout=0.1)
+        await bus.publish(f"cairn.{tenant}.{subject}", body)
+    assert await join(bus, tenant)
+    asked = json.dumps({"agent": "ann", "runs": [["w", "a/1", 1]]}).encode()
+    assert json.loads((await bus.request(f"cairn.{tenant}.beat", asked)).data)["void"]
