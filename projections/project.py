@@ -25,8 +25,8 @@ from projections.sql import statements
 RECONNECT_SECONDS = 0.5
 POLL_SECONDS = 0.05
 """How soon a waiting reader notices a position that another process has projected."""
-SMALL_BATCH = 1_000
-PACE_SECONDS = 0.025
+FULL_BATCH, BUSY_BATCH = 1_000, 100
+PACE_SECONDS, BUSY_PACE_SECONDS = 0.02, 0.08
 """After a small batch more events are let come together: a transaction costs the same for one as for a hundred."""
 REWIND_POLL_SECONDS = 1.0
 """How soon a view that another process rewound is replayed."""
@@ -159,8 +159,8 @@ class Projection:
                 if not await self._advance(connection, batch):
                     return
                 position = batch[-1].position
-                if len(batch) < SMALL_BATCH:
-                    await asyncio.sleep(PACE_SECONDS)
+                if len(batch) < FULL_BATCH:
+                    await asyncio.sleep(PACE_SECONDS if len(batch) < BUSY_BATCH else BUSY_PACE_SECONDS)
 
     async def _advance(self, connection: Connection, batch: Sequence[Recorded]) -> bool:
         """Whether the batch is in the view now; it is not if the cursor was moved by somebody else."""

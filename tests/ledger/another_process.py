@@ -4,7 +4,7 @@ import asyncio
 import sys
 from contextlib import AsyncExitStack
 
-from histories import append, fill
+from appends import append, fill
 
 from cairn.bus import Bus
 from ledger.errors import WrongVersion

@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from histories import append, fill, started
+from appends import append, fill, started
 
 from domain.events import Event
 from ledger import writer

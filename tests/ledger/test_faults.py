@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from histories import SECONDS, append, fill, until
+from appends import SECONDS, append, fill, until
 from psycopg.pq import TransactionStatus
 
 from ledger import postgres, writer

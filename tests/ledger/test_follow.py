@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from histories import SECONDS, append, fill, followed, until
+from appends import SECONDS, append, fill, followed, until
 
 from cairn.bus import Bus
 from ledger import tail

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from histories import append, fill
+from appends import append, fill
 
 from ledger.errors import BrokenChain, MigrationError
 from ledger.ledger import Ledger

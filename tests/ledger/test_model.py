@@ -5,7 +5,7 @@ import secrets
 from typing import Any
 from uuid import UUID, uuid4
 
-from histories import append
+from appends import append
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import psycopg
-from histories import SECONDS, append, assert_both_logs_equal, fill, followed, until
+from appends import SECONDS, append, assert_both_logs_equal, fill, followed, until
 
 from cairn.bus import Bus
 from ledger.ledger import Ledger

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from histories import append, fill
+from appends import append, fill
 
 from ledger.errors import UnknownEvent
 from ledger.ledger import Ledger

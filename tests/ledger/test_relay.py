@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from histories import SECONDS, append, assert_both_logs_equal, fill, followed, in_stream, started
+from appends import SECONDS, append, assert_both_logs_equal, fill, followed, in_stream, started
 
 from cairn.bus import Bus
 from ledger import relay
