@@ -23,6 +23,7 @@ CASES = [
     ("missing_dependency", 2, "make: *** [Makefile:2: test] Error 127\n"),
     ("missing_dependency", 2, "E   ModuleNotFoundError: No module named 'numpy'\n=== 1 error in 0.10s ===\n"),
     ("missing_dependency", 1, "ImportError: libGL.so.1: cannot open shared object file: No such file or directory\n"),
+    ("missing_dependency", 1, "/usr/bin/python: No module named pytest\n"),
     ("missing_dependency", 1, "node:internal/modules\nError: Cannot find module 'express'\n"),
     ("spec_mismatch", 2, "E   ImportError: cannot import name 'rsi' from 'indicators' (indicators.py)\n"),
     ("spec_mismatch", 1, "E       AttributeError: module 'indicators' has no attribute 'rsi'\n"),
