@@ -1,8 +1,9 @@
 """Reports on their way to the inbox: nothing an agent has finished is lost with its process, or with the bus.
 
 An outcome is written to the journal on disk and kept there until it is known to be accepted or refused; until then it
-is sent again, also by the agent's next process. Reports that wait together travel together, those on one workflow in one
-message. The same report may arrive twice: it carries the id of its command, and the same command again changes nothing.
+is sent again, also by the agent's next process. Reports that wait together travel in one message, whichever workflows
+they are about. The same report may arrive twice: it carries the id of its command, and the same command again changes
+nothing.
 """
 
 import asyncio
@@ -24,9 +25,6 @@ RESEND_SECONDS = 5.0
 BATCH = 500
 HEADER_BYTES = 1024
 """More than the headers of a report's message, and what holds its reports together, ever take."""
-BUSY_LETTERS = 12
-LINGER_SECONDS = 0.005
-"""After a batch of more than BUSY_LETTERS the next is let grow: the server's cost is by the batch, not by the letter."""
 LOCK_SECONDS, LOCK_TRIES = 0.2, 50
 JOURNAL_BYTES = 4 * 1024 * 1024
 """A journal larger than this is emptied as soon as nothing in it is owed."""
@@ -42,10 +40,10 @@ class Verdict(msgspec.Struct):
 
 
 class _Report:
-    __slots__ = ("answers", "encoded", "id", "journaled", "kept", "sent", "workflow")
+    __slots__ = ("answers", "encoded", "id", "journaled", "kept", "sent")
 
-    def __init__(self, workflow: str, id: str, encoded: bytes, kept: bool, answers: Message | None = None) -> None:
-        self.workflow, self.id, self.encoded, self.kept, self.answers = workflow, id, encoded, kept, answers
+    def __init__(self, id: str, encoded: bytes, kept: bool, answers: Message | None = None) -> None:
+        self.id, self.encoded, self.kept, self.answers = id, encoded, kept, answers
         self.sent, self.journaled = 0.0, False
 
 
@@ -69,13 +67,14 @@ class Outbox:
 
         An outcome that no message of this NATS can hold becomes a failure that says so.
         """
-        body = {"id": str(uuid4()), "agent": self._agent, "verdict": self._subject, **body}
+        sender = {"agent": self._agent, "verdict": self._subject}
+        body = {"id": str(uuid4()), "workflow": workflow, **sender, **body}
         encoded = self._encoder.encode(body)
         if len(encoded) > self._room:
             why = f"the outcome has {len(encoded)} bytes, a message to the inbox holds {self._room}"
             body = {**body, "kind": "failed", "failure": {"type": "invalid_result", "message": why}}
             encoded = self._encoder.encode({name: body[name] for name in body if name not in ("result", "receipts")})
-        self._queue(_Report(workflow, body["id"], encoded, keep, answers))
+        self._queue(_Report(body["id"], encoded, keep, answers))
 
     async def emptied(self) -> None:
         """Waits until every report is stored and every outcome judged."""
@@ -136,10 +135,7 @@ class Outbox:
             else:
                 kept[entry["body"]["id"]] = entry
         encode = self._encoder.encode
-        owed = [
-            _Report(one["workflow"], name, encode({**one["body"], "verdict": self._subject}), True)
-            for name, one in kept.items()
-        ]
+        owed = [_Report(name, encode({**one["body"], "verdict": self._subject}), True) for name, one in kept.items()]
         for report in owed:
             report.journaled = True
             self._queue(report)
@@ -154,7 +150,7 @@ class Outbox:
             orphan.unlink()
 
     def _lines(self, reports: list[_Report]) -> bytes:
-        return b"".join(b'{"workflow":"%s","body":%s}\n' % (one.workflow.encode(), one.encoded) for one in reports)
+        return b"".join(b'{"body":%s}\n' % one.encoded for one in reports)
 
     @property
     def _room(self) -> int:
@@ -162,22 +158,16 @@ class Outbox:
         return self._bus.max_payload - HEADER_BYTES
 
     def _letters(self, reports: list[_Report]) -> list[tuple[str, bytes, dict[str, str] | None]]:
-        """The reports on each workflow in one message, or in as many as it takes."""
-        letters: dict[str, list[list[bytes]]] = {}
-        sizes: dict[str, int] = {}
+        """The reports in one message, or in as many as it takes."""
+        pages: list[list[bytes]] = [[]]
+        size = 0
         for report in reports:
-            size = len(report.encoded) + 1
-            pages = letters.setdefault(report.workflow, [[]])
-            sizes[report.workflow] = sizes.get(report.workflow, 0) + size
-            if sizes[report.workflow] > self._room and pages[-1]:
+            size += len(report.encoded) + 1
+            if size > self._room and pages[-1]:
                 pages.append([])
-                sizes[report.workflow] = size
+                size = len(report.encoded) + 1
             pages[-1].append(report.encoded)
-        return [
-            (f"cairn.{self._tenant}.in.{workflow}", b"[%s]" % b",".join(page), None)
-            for workflow, pages in letters.items()
-            for page in pages
-        ]
+        return [(f"cairn.{self._tenant}.in.{self._agent}", b"[%s]" % b",".join(page), None) for page in pages]
 
     async def _wait(self) -> None:
         """Until there is something to send: a new report, or one that was sent long ago and never answered."""
@@ -220,8 +210,6 @@ class Outbox:
         for report in batch:
             if report.answers is not None:
                 await self._bus.ack(report.answers)
-        if len(messages) > BUSY_LETTERS:
-            await asyncio.sleep(LINGER_SECONDS)
 
     def _forget(self, journal: FileIO) -> None:
         """Not synced: an outcome that is remembered too long is sent again, and changes nothing."""

@@ -1,7 +1,7 @@
 """What agents report, taken in: decode, execute, tell the agent the verdict, acknowledge. In this order: a crash
 anywhere between leads to a redelivery, and the command's id makes that harmless.
 
-A message holds the reports of one agent on one workflow. What is no report can never become one: the message goes to
+A message holds reports of one agent, on whichever workflows. What is no report can never become one: the message goes to
 the dead letters with the reason, and is kept there.
 
 It is long because whatever strangers may send is checked in this one place.
@@ -85,6 +85,7 @@ class Report(msgspec.Struct):
 
     id: UUID
     kind: Literal["started", "completed", "failed", "verified"]
+    workflow: str
     task: str
     run: str
     token: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -157,10 +158,7 @@ class Inbox:
                 await asyncio.sleep(0.2)
 
     async def _take(self, message: Message) -> None:
-        workflow = message.subject.rpartition(".")[2]
         try:
-            if not WORKFLOW.fullmatch(workflow):
-                raise ValueError(f"{workflow!r} is no workflow's name")
             pieces = self._pieces.decode(message.data)
             if len(pieces) > REPORTS:
                 raise ValueError(f"{len(pieces)} reports in a message, at most {REPORTS} are taken")
@@ -177,7 +175,7 @@ class Inbox:
                 bad.append((piece, str(error)))
                 continue
             order = Order(report.id, _command(report, self._now()), f"agent/{report.agent}")
-            self._executor.submit(workflow, order).add_done_callback(partial(self._settle, letter, report))
+            self._executor.submit(report.workflow, order).add_done_callback(partial(self._settle, letter, report))
         if bad:
             await self._bury(message, bad[0][1])
         for piece, why in bad:
@@ -187,6 +185,8 @@ class Inbox:
             self._finished(letter)
 
     def _check(self, report: Report) -> None:
+        if not WORKFLOW.fullmatch(report.workflow):
+            raise ValueError(f"{report.workflow[:50]!r} is no workflow's name")
         for name in (report.task, report.run, report.agent):
             if not 0 < len(name) <= 200 or not name.isprintable():
                 raise ValueError(f"{name[:50]!r} is no name")
@@ -252,7 +252,7 @@ class Inbox:
         """Keeps a message that cannot be read, or not all of it; of one that fills a message to the brim, the start."""
         reason = _line(why)
         log.warning("inbox.dead_letter", subject=message.subject, bytes=len(message.data), why=reason)
-        subject = f"cairn.{self._tenant}.dead.{message.subject.removeprefix(f'cairn.{self._tenant}.in.')}"
+        subject = f"cairn.{self._tenant}.dead.inbox"  # not its own: a stranger chose that
         data = message.data[: self._bus.max_payload - REASON_BYTES]
         while True:
             with suppress(ConnectionError, TimeoutError):

@@ -20,7 +20,7 @@ from typing import Any
 
 from cairn.client import Client
 from cairn.config import connection
-from ops.bench.usage import cpu_seconds, memory_mb
+from ops.bench.usage import cpu_seconds, machine, memory_mb
 from ops.settings import Settings, child_environment
 
 READY_SECONDS = 60.0
@@ -48,6 +48,7 @@ async def main(workflows: int | None = None, tasks: int | None = None) -> int:
     if workflows is not None or tasks is not None:
         await _show(await measure(workflows or 1, tasks or CHAIN, tasks or CHAIN))
         return 0
+    await _show({"bench": "this machine", **await asyncio.to_thread(machine)})
     await _show(await measure(200, CHAIN, CHAIN))
     await _show(await measure(1, 200, 200))
     small = await measure(LARGE // CHAIN, CHAIN, CHAIN)

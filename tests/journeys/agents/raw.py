@@ -32,13 +32,14 @@ async def main() -> None:
                     if MODE == "mute":
                         return
                     task = json.loads(message.data)["data"]
-                    await bus.store(f"cairn.main.in.{task['workflow']}", report(task))
+                    await bus.store(f"cairn.main.in.{NAME}", report(task))
                     await bus.ack(message)
 
 
 def report(task: dict[str, Any]) -> bytes:
     body = {
-        "id": str(uuid4()), "task": task["task"], "run": task["run"], "token": task["token"], "agent": NAME,
+        "id": str(uuid4()), "workflow": task["workflow"],
+        "task": task["task"], "run": task["run"], "token": task["token"], "agent": NAME,
         "verdict": f"cairn.main.verdict.{NAME}",
     }  # fmt: skip
     match MODE:
