@@ -29,6 +29,7 @@ import psycopg
 
 from ledger import arrays
 from ledger.append import Append
+from ledger.cancel import end, until_one_ends
 from ledger.codec import event_id
 from ledger.errors import LedgerUnavailable
 from ledger.follow import AWAY_SECONDS, fill, listen
@@ -92,8 +93,8 @@ class Ledger:
                 failure = error
             finally:
                 await ledger._writer.close()
-                for task in tasks:
-                    task.cancel()
+                tasks[0].cancel()  # the writer, who waits for no Postgres now
+                await end(tasks[1:])
         if failure is not None:
             raise failure
 
@@ -167,10 +168,10 @@ class Ledger:
         await self._followed.wait()
         head = await _patiently(self.head)
         self._tail.start(head.position, head.digest)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fill(self._tail, self.read))
-            if self._bus is not None and self.relay is not None:
-                group.create_task(listen(self._tail, self._bus, self.relay.stream))
+        jobs = [fill(self._tail, self.read)]
+        if self._bus is not None and self.relay is not None:
+            jobs.append(listen(self._tail, self._bus, self.relay.stream))
+        await until_one_ends(*jobs)
 
     async def _head_and_origin(self) -> tuple[Head, UUID]:
         async with self._reading() as connection:

@@ -28,6 +28,7 @@ from handlers.deadlines import Deadlines
 from handlers.execute import Executor
 from handlers.inbox import Inbox
 from handlers.roster import Roster
+from ledger.cancel import end
 from ledger.ledger import Ledger
 from ledger.postgres import pool
 from ops.adapters import Cursor, Refs, Timers
@@ -117,8 +118,7 @@ async def up(
             tell("stopping: agents hand back what they run, then everything ends in order")
             await crew.stop()
             file.unlink(missing_ok=True)
-            for job in jobs:
-                job.cancel()
+            await end(jobs)
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import LiteralString, Protocol
 import psycopg
 import structlog
 
+from ledger.cancel import until_one_ends
 from ledger.errors import LedgerUnavailable
 from ledger.postgres import Connection, Pool
 from ledger.recorded import Recorded
@@ -140,15 +141,7 @@ class Projection:
         self._rewound.clear()
         self.view.forget()
         await self._move(await self._cursor())
-        steps = [asyncio.create_task(self._follow(ledger)), asyncio.create_task(self._until_rewound())]
-        try:
-            done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for step in steps:
-                step.cancel()
-            await asyncio.gather(*steps, return_exceptions=True)
-        for step in done:
-            step.result()
+        await until_one_ends(self._follow(ledger), self._until_rewound())
 
     async def _follow(self, ledger: Followed) -> None:
         position = self.position
@@ -197,7 +190,8 @@ class Projection:
             if await self._cursor() < position:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rewound.wait(), REWIND_POLL_SECONDS)
+                async with asyncio.timeout(REWIND_POLL_SECONDS):
+                    await self._rewound.wait()
 
     async def _make(self, connection: Connection) -> None:
         await connection.execute(SQL["rewind"], {"name": self.view.name, "version": self.view.version})
