@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from ops.embedded import Embedded
+
+# What a shell starts in the background ignores SIGINT, and hands that on; the programs under test are to hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

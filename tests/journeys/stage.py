@@ -227,8 +227,13 @@ class System:
     def intact(self) -> None:
         """The invariants of the house, with the system up and quiet. AssertionError says which one does not hold."""
         asyncio.run(_intact(self.where()))
+        asyncio.run(_pruned(Path(self.where().repository)))  # as the next run would: agents were killed here
         worktrees = self.folder / "agents" / "worktrees"
-        self.until(lambda: not worktrees.exists() or not any(worktrees.iterdir()), f"{worktrees} is empty", 10)
+        self.until(lambda: not worktrees.exists() or not any(worktrees.iterdir()), f"{worktrees} is empty", 30)
+
+
+async def _pruned(artifacts: Path) -> None:
+    await (await Repository.open(artifacts)).prune()
 
 
 @contextmanager
