@@ -91,7 +91,6 @@ class TaskState(msgspec.Struct):
     tips: tuple[str, ...] = ()  # the commits that dependents build on
     failure: Failure | None = None
     receipts: tuple[Receipt, ...] = ()
-    cleared: bool = False  # a person approved its dispatch
     ask: str | None = None
 
 
@@ -183,7 +182,6 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             state.asks[ask].answered_by = by
             task = state.tasks[name]
             task.ask = None
-            task.cleared = task.cleared or approved
             if not approved:
                 task.failure = refusal(by, because)
         case WorkflowStarted(workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease):
