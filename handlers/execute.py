@@ -28,7 +28,8 @@ from ledger.recorded import Recorded
 
 ROUND = 256
 """Commands of one workflow that are decided and recorded together at most."""
-CACHED_WORKFLOWS = 512
+CACHED_TASKS = 30_000
+"""Of the workflows last worked on; some 2 KB each. One that is not kept is read again for each of its commands."""
 CONFLICTS = 20
 """Lost races after which a command is given up; others made progress each time."""
 
@@ -51,6 +52,29 @@ class _Case:
         self.state, self.version = state, version
 
 
+class _Cases:
+    """The workflows last worked on: as many as have CACHED_TASKS tasks together, and the last one in any case."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[_Case, int]] = OrderedDict()
+        self.tasks = 0
+
+    def get(self, workflow: str) -> _Case | None:
+        kept = self._kept.get(workflow)
+        return kept[0] if kept else None
+
+    def keep(self, workflow: str, case: _Case) -> None:
+        self.drop(workflow)
+        self._kept[workflow] = case, len(case.state.tasks)
+        self.tasks += len(case.state.tasks)
+        while self.tasks > CACHED_TASKS and len(self._kept) > 1:
+            self.drop(next(iter(self._kept)))
+
+    def drop(self, workflow: str) -> None:
+        if kept := self._kept.pop(workflow, None):
+            self.tasks -= kept[1]
+
+
 class _Pending(NamedTuple):
     order: Order
     answer: asyncio.Future[list[Recorded]]
@@ -61,7 +85,7 @@ class Executor:
         self._ledger = ledger
         self._queues: dict[str, deque[_Pending]] = {}
         self._draining: set[asyncio.Task[None]] = set()
-        self._cases: OrderedDict[str, _Case] = OrderedDict()
+        self._cases = _Cases()
 
     def submit(self, workflow: str, order: Order) -> asyncio.Future[list[Recorded]]:
         """Ends in the events the command led to, as recorded (none: it changed nothing), or raises Refused.
@@ -84,7 +108,7 @@ class Executor:
 
     async def state(self, workflow: str) -> Workflow:
         """The workflow as it stands; not to be changed. Status `unknown` when there is none."""
-        return (await self._load(workflow)).state
+        return (self._cases.get(workflow) or await self._load(workflow)).state
 
     async def _drain(self, workflow: str) -> None:
         queue = self._queues[workflow]
@@ -93,7 +117,7 @@ class Executor:
             try:
                 await self._round(workflow, taken)
             except BaseException as fault:
-                self._cases.pop(workflow, None)
+                self._cases.drop(workflow)
                 for pending in taken:
                     if not pending.answer.done():
                         pending.answer.set_exception(fault)
@@ -105,7 +129,7 @@ class Executor:
         try:
             await self._record(workflow, taken, hopeful=True)
         except (WrongVersion, AlreadyRecorded, NotRecordable):  # the last: of a repeat that was not the first of them
-            self._cases.pop(workflow, None)
+            self._cases.drop(workflow)
             for pending in taken:
                 await self._alone(workflow, pending)
 
@@ -115,24 +139,24 @@ class Executor:
             try:
                 return await self._record(workflow, [pending])
             except AlreadyRecorded as before:
-                self._cases.pop(workflow, None)
+                self._cases.drop(workflow)
                 _settle(pending, before.recorded)
                 return None
             except NotRecordable as never:
-                self._cases.pop(workflow, None)
+                self._cases.drop(workflow)
                 if not pending.answer.done():
                     pending.answer.set_exception(never)
                 return None
             except WrongVersion as lost:
-                self._cases.pop(workflow, None)
+                self._cases.drop(workflow)
                 race = lost
         raise race
 
     async def _record(self, workflow: str, taken: list[_Pending], *, hopeful: bool = False) -> None:
-        if hopeful and isinstance(taken[0].order.command, StartWorkflow) and workflow not in self._cases:
-            # Most likely it is new; if it is not, the append collides and it is loaded after all.
-            case = self._keep(workflow, _Case(Workflow(), 0))
-        else:
+        case = self._cases.get(workflow)
+        if case is None and hopeful and isinstance(taken[0].order.command, StartWorkflow):
+            case = _Case(Workflow(), 0)  # most likely it is new; if it is not, the append collides and it is read
+        elif case is None:
             case = await self._load(workflow)
         new: list[NewEvent] = []
         decided: list[tuple[_Pending, int | Refused]] = []
@@ -160,8 +184,10 @@ class Executor:
                 at += outcome
             else:
                 await self._repeat(pending, outcome if isinstance(outcome, Refused) else None)
-        if case.state.status != "running" and not case.state.open:
-            self._cases.pop(workflow, None)
+        if case.state.status == "running" or case.state.open:
+            self._cases.keep(workflow, case)
+        else:
+            self._cases.drop(workflow)
 
     async def _repeat(self, pending: _Pending, refusal: Refused | None) -> None:
         first = await self._ledger.find_command(pending.order.id)
@@ -171,18 +197,9 @@ class Executor:
             pending.answer.set_exception(refusal)
 
     async def _load(self, workflow: str) -> _Case:
-        if case := self._cases.get(workflow):
-            self._cases.move_to_end(workflow)
-            return case
         recorded = await self._ledger.read_stream(f"workflow-{workflow}")
         events: list[WorkflowEvent] = [one.event for one in recorded]  # type: ignore[misc]  # of this stream's kind
-        return self._keep(workflow, _Case(replay(events), recorded[-1].version if recorded else 0))
-
-    def _keep(self, workflow: str, case: _Case) -> _Case:
-        self._cases[workflow] = case
-        while len(self._cases) > CACHED_WORKFLOWS:
-            self._cases.popitem(last=False)
-        return case
+        return _Case(replay(events), recorded[-1].version if recorded else 0)
 
 
 def _take(queue: deque[_Pending]) -> list[_Pending]:

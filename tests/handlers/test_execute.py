@@ -183,15 +183,15 @@ async def test_a_command_whose_caller_goes_away_is_recorded_or_not_and_the_next_
 
 
 async def test_the_states_in_memory_are_bounded(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "CACHED_WORKFLOWS", 10)
+    monkeypatch.setattr(execute, "CACHED_TASKS", 20)
     await asyncio.gather(*(executor.execute(f"w{number}", start()) for number in range(40)))
-    assert len(executor._cases) <= 10
+    assert executor._cases.tasks <= 20
     assert not executor._queues
     answers = await asyncio.gather(
         *(executor.execute(f"w{number}", order(completed("a/1", 1))) for number in range(40))
     )
     assert all("TaskCompleted" in names(answer) for answer in answers)
-    assert len(executor._cases) <= 10
+    assert executor._cases.tasks <= 20
 
 
 async def test_a_postgres_that_goes_away_is_a_fault_and_asking_again_tells(
