@@ -134,21 +134,22 @@ _UNSTORABLE_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def _unstorable(path: Path, value: Any) -> Finding | None:
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         if _UNSTORABLE_TEXT.search(value):
             return Finding(path, "text holds a NUL or half of a surrogate pair, which cannot be stored")
-    elif isinstance(value, float):
+    elif kind is float:
         if not math.isfinite(value):
             return Finding(path, "number out of range: NaN, infinities and integers beyond 64 bits cannot be stored")
-    elif isinstance(value, dict | list) and len(path) >= MOST_LEVELS:
+    elif len(path) >= MOST_LEVELS and (kind is _Object or kind is list):
         return Finding(path, _TOO_DEEP, _FLATTEN)
     return None
 
 
-def _bad_keys(path: Path, value: _Object) -> Iterator[Finding]:
+def _bad_keys(path: Path, value: _Object, known: Iterable[str]) -> Iterator[Finding]:
     for key in value.repeated:
         yield Finding((*path, key), f"key {_quote(key)} is written more than once in this object", "keep one")
-    for key in value:
+    for key in value.keys() - known:
         if _UNSTORABLE_TEXT.search(key):
             yield Finding((*path, key), "key holds a NUL or half of a surrogate pair, which cannot be stored")
 
@@ -164,44 +165,63 @@ _KINDS: dict[type, str] = {
     bool: "boolean",
     type(None): "null",
 }
-_Place = tuple[Path, Any, JsonObject]
+
+
+class _Part(NamedTuple):
+    """What a schema asks of the values of one kind: `checks`, or, where that kind does not belong, `expected`."""
+
+    schema: JsonObject
+    checks: tuple["_Check", ...] = ()
+    expected: str | None = None
+    members: dict[str, "_Parts"] = {}  # noqa: RUF012
+    rest: "_Parts" = {}  # noqa: RUF012
+
+
+_Parts = dict[type, _Part]
 
 
 def _shape(plan: Any) -> Iterator[Finding]:
-    """Walks value and schema together, in the order of the file; `{}` is the schema of what nobody interprets."""
-    root, parts = _schema()
-    walk: list[Iterator[_Place]] = [iter([((), plan, root)])]
+    """Walks value and schema together, in the order of the file; `_FREE` is what nobody interprets."""
+    walk: list[tuple[Path, Any, _Parts]] = [((), plan, _root())]
     while walk:
-        place = next(walk[-1], None)
-        if place is None:
-            walk.pop()
-            continue
-        path, value, schema = place
+        path, value, parts = walk.pop()
+        kind = type(value)
         if unstorable := _unstorable(path, value):
             yield unstorable
             continue
-        while "$ref" in schema:
-            schema = parts[schema["$ref"]]
-        kind = _KINDS[type(value)]
-        if "anyOf" in schema:
-            schema = next((option for option in schema["anyOf"] if _admits(option, kind)), _either(schema["anyOf"]))
-        if not _admits(schema, kind):
-            yield Finding(path, f"expected {schema['type']}, got {_quote(value)}")
-            schema = {}
-        for keyword, check in SHAPE_CHECKS[kind].items():
-            if keyword in schema:
-                yield from check(path, value, schema)
-        if kind == "object":
-            yield from _bad_keys(path, value)
-            walk.append(_members(path, value, schema))
-        elif kind == "array":
-            walk.append(_elements(path, value, schema))
+        schema, checks, expected, members, rest = parts[kind]
+        if expected is not None:
+            yield Finding(path, f"expected {expected}, got {_quote(value)}")
+        for check in checks:
+            yield from check(path, value, schema)
+        if kind is _Object:
+            yield from _bad_keys(path, value, members)
+            walk += [((*path, key), value[key], members.get(key, rest)) for key in reversed(value)]
+        elif kind is list:
+            walk += [((*path, index), value[index], rest) for index in reversed(range(len(value)))]
 
 
 @cache
-def _schema() -> tuple[JsonObject, dict[str, JsonObject]]:
-    (root,), parts = msgspec.json.schema_components((Plan,), ref_template="{name}")
-    return root, parts
+def _root() -> _Parts:
+    (root,), shared = msgspec.json.schema_components((Plan,), ref_template="{name}")
+    return _parts(root, shared)
+
+
+def _parts(schema: JsonObject, shared: dict[str, JsonObject]) -> _Parts:
+    while "$ref" in schema:
+        schema = shared[schema["$ref"]]
+    return {kind: _part(schema, name, shared) for kind, name in _KINDS.items()} if schema else _FREE
+
+
+def _part(schema: JsonObject, kind: str, shared: dict[str, JsonObject]) -> _Part:
+    if "anyOf" in schema:
+        schema = next((option for option in schema["anyOf"] if _admits(option, kind)), _either(schema["anyOf"]))
+    if not _admits(schema, kind):
+        return _Part({}, expected=schema["type"], rest=_FREE)
+    checks = tuple(check for keyword, check in SHAPE_CHECKS[kind].items() if keyword in schema)
+    members = {key: _parts(member, shared) for key, member in schema.get("properties", {}).items()}
+    rest = schema.get("additionalProperties" if kind == "object" else "items") or {}
+    return _Part(schema, checks, None, members, _parts(rest, shared))
 
 
 def _admits(schema: JsonObject, kind: str) -> bool:
@@ -213,38 +233,28 @@ def _either(options: list[JsonObject]) -> JsonObject:
     return {"type": " or ".join(option["type"] for option in options)}
 
 
-def _members(path: Path, value: _Object, schema: JsonObject) -> Iterator[_Place]:
-    properties, rest = schema.get("properties", {}), schema.get("additionalProperties") or {}
-    return (((*path, key), member, properties.get(key, rest)) for key, member in value.items())
-
-
-def _elements(path: Path, value: list[Any], schema: JsonObject) -> Iterator[_Place]:
-    items = schema.get("items", {})
-    return (((*path, index), element, items) for index, element in enumerate(value))
-
-
 _Check = Callable[[Path, Any, JsonObject], Iterable[Finding]]
 
 
 def _limit(keyword: str, passes: Callable[[Any, Any], bool], words: str) -> _Check:
     def check(path: Path, value: Any, schema: JsonObject) -> Iterable[Finding]:
-        if not passes(value, schema[keyword]):
-            yield Finding(path, words.format(value=_quote(value), limit=schema[keyword]))
+        limit = schema[keyword]
+        return () if passes(value, limit) else [Finding(path, words.format(value=_quote(value), limit=limit))]
 
     return check
 
 
 def _pattern(path: Path, value: str, schema: JsonObject) -> Iterable[Finding]:
-    if not re.search(schema["pattern"], value):
-        yield Finding(path, f"{_quote(value)} does not match {schema['pattern']}", schema.get("description"))
+    if re.search(schema["pattern"], value):
+        return ()
+    return [Finding(path, f"{_quote(value)} does not match {schema['pattern']}", schema.get("description"))]
 
 
 def _one_of(path: Path, value: Any, schema: JsonObject) -> Iterable[Finding]:
-    if value not in schema["enum"]:
-        yield _unknown(path, "value", value, schema["enum"])
+    return () if value in schema["enum"] else [_unknown(path, "value", value, schema["enum"])]
 
 
-def _no_repeats(path: Path, value: list[Any], schema: JsonObject) -> Iterable[Finding]:
+def _no_repeats(path: Path, value: list[Any], schema: JsonObject) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, item in enumerate(value if schema["uniqueItems"] else ()):
         if isinstance(item, str) and first.setdefault(item, index) != index:
@@ -253,18 +263,19 @@ def _no_repeats(path: Path, value: list[Any], schema: JsonObject) -> Iterable[Fi
 
 
 def _required(path: Path, value: _Object, schema: JsonObject) -> Iterable[Finding]:
-    return (Finding(path, f'required field "{key}" is missing') for key in schema["required"] if key not in value)
+    return [Finding(path, f'required field "{key}" is missing') for key in schema["required"] if key not in value]
 
 
 def _closed(path: Path, value: _Object, schema: JsonObject) -> Iterable[Finding]:
-    if schema["additionalProperties"] is False:
-        known = schema["properties"]
-        yield from (_unknown((*path, key), "field", key, known) for key in value if key not in known)
+    if schema["additionalProperties"] is not False:
+        return ()
+    known = schema["properties"]
+    return [_unknown((*path, key), "field", key, known) for key in value if key not in known]
 
 
 def _names(path: Path, value: _Object, schema: JsonObject) -> Iterable[Finding]:
     known = schema["propertyNames"]["enum"]
-    return (_unknown((*path, key), "key", key, known) for key in value if key not in known)
+    return [_unknown((*path, key), "key", key, known) for key in value if key not in known]
 
 
 _NUMBER: dict[str, _Check] = {
@@ -287,6 +298,8 @@ SHAPE_CHECKS: dict[str, dict[str, _Check]] = {
     "null": {"enum": _one_of},
 }
 """What the schema may ask of each kind of value, by JSON Schema keyword."""
+_FREE: _Parts = {}
+_FREE.update({kind: _Part({}, rest=_FREE) for kind in _KINDS})
 
 
 # The meaning
@@ -331,7 +344,9 @@ def _entries(value: Any, kind: type) -> Iterable[tuple[Any, Any]]:
 
 def _links(tasks: list[tuple[Path, JsonObject]], field: str, kind: type) -> Iterator[_Link]:
     for path, task in tasks:
-        source, value = task.get("id"), task.get(field)
+        if field not in task:
+            continue
+        source, value = task.get("id"), task[field]
         entries = [((), value)] if kind is str else [((key,), item) for key, item in _entries(value, kind)]
         for key, target in entries:
             if isinstance(target, str):
@@ -356,6 +371,8 @@ def _tasks_are_known(names: _Names) -> Iterator[Finding]:
 
 def _order_exists(names: _Names) -> Iterator[Finding]:
     for field in ("dependencies", "parent_id"):
+        if not names.links[field]:
+            continue
         graph: dict[str, dict[str, Path]] = {name: {} for name, _ in names.ids}
         for path, source, target in names.links[field]:
             if source is not None and target in graph and target != source:

@@ -77,7 +77,8 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
 
 
 def _start(state: Workflow, command: StartWorkflow) -> list[WorkflowEvent]:
-    for spec in command.plan.tasks:
+    whole = len(msgspec.json.encode(command.plan))
+    for spec in command.plan.tasks if whole > TASK_BYTES else ():
         if (size := len(msgspec.json.encode(spec))) > TASK_BYTES:
             raise Refused(f"task {spec.id} has {size} bytes, the limit is {TASK_BYTES}: put its inputs into files")
     if state.status != "unknown":
