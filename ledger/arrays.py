@@ -1,6 +1,7 @@
-"""Columns as binary Postgres arrays, built whole: the driver's own lists cost more than all the rest of an append."""
+"""Parameters in Postgres' binary format, columns as arrays built whole: the driver's own ways cost more than an append."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any
 from uuid import UUID
@@ -11,51 +12,74 @@ from psycopg.pq import Format
 
 _HEADER = Struct(">iiIii")
 _LENGTH = Struct(">i").pack
+_LONG = Struct(">q").pack
 _NULL = _LENGTH(-1)
-_TYPES = {"bytea": (17, 1001), "int4": (23, 1007), "text": (25, 1009), "uuid": (2950, 2951)}
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Column(bytes):
-    """One finished array; its subclass says of what."""
+    """A finished value; its subclass says of what type, `element` what it is an array of."""
+
+    oid = 17
+    element = 0
 
 
-class _Bytea(Column): ...
+class _Bytea(Column):
+    oid, element = 1001, 17
 
 
-class _Int(Column): ...
+class _Int(Column):
+    oid, element = 1007, 23
 
 
-class _Text(Column): ...
+class _Text(Column):
+    oid, element = 1009, 25
 
 
-class _Uuid(Column): ...
+class _Uuid(Column):
+    oid, element = 2951, 2950
 
 
-_COLUMNS: dict[str, type[Column]] = {"bytea": _Bytea, "int4": _Int, "text": _Text, "uuid": _Uuid}
+class _Bigint(Column):
+    oid = 20
+
+
+class _Instant(Column):
+    oid = 1184
+
+
+def number(value: int) -> Column:
+    """A 64-bit one."""
+    return _Bigint(_LONG(value))
+
+
+def instant(value: datetime) -> Column:
+    return _Instant(_LONG((value - _EPOCH) // _MICROSECOND))
 
 
 def texts(values: Sequence[str | None]) -> Column:
-    return _Text(_array("text", [None if value is None else value.encode() for value in values]))
+    return _array(_Text, [None if value is None else value.encode() for value in values])
 
 
 def byteas(values: Sequence[bytes]) -> Column:
-    return _Bytea(_array("bytea", values))
+    return _array(_Bytea, values)
 
 
 def uuids(values: Sequence[UUID]) -> Column:
-    return _Uuid(_array("uuid", [value.bytes for value in values]))
+    return _array(_Uuid, [value.bytes for value in values])
 
 
 def integers(values: Sequence[int]) -> Column:
     """32-bit ones."""
-    return _Int(_array("int4", [_LENGTH(value) for value in values]))
+    return _array(_Int, [_LENGTH(value) for value in values])
 
 
 def register(connection: AsyncConnection[Any]) -> None:
     """Lets a connection send these columns as parameters."""
-    for name, column in _COLUMNS.items():
-        # _oid: the driver takes the type from the class, one per array type.
-        dumper = type(f"{name}ArrayDumper", (_ColumnDumper,), {"oid": _TYPES[name][1]})
+    for column in (Column, _Bytea, _Int, _Text, _Uuid, _Bigint, _Instant):
+        # oid: the driver takes the type from the class, one per array type.
+        dumper = type(f"{column.__name__}Dumper", (_ColumnDumper,), {"oid": column.oid})
         connection.adapters.register_dumper(column, dumper)
 
 
@@ -66,11 +90,11 @@ class _ColumnDumper(Dumper):
         return obj
 
 
-def _array(name: str, values: Sequence[bytes | None]) -> bytes:
-    pieces = [_HEADER.pack(1, None in values, _TYPES[name][0], len(values), 1)]
+def _array(column: type[Column], values: Sequence[bytes | None]) -> Column:
+    pieces = [_HEADER.pack(1, None in values, column.element, len(values), 1)]
     for value in values:
         if value is None:
             pieces.append(_NULL)
         else:
             pieces += (_LENGTH(len(value)), value)
-    return b"".join(pieces)
+    return column(b"".join(pieces))

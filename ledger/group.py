@@ -102,31 +102,26 @@ async def survey(
     )
 
 
-async def insert(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
+def parameters(group: Group, starts: dict[str, int]) -> dict[str, arrays.Column]:
+    """What the statement `append` is told: the group, and the versions that `starts` has to be at."""
     events = [recorded for answer in group.answers for recorded in answer]
-    cursor = await connection.execute(
-        SQL["append"],
-        {
-            "epoch": group.before.epoch,
-            "first": group.before.position + 1,
-            "previous": group.before.digest,
-            "last": group.after.position,
-            "digest": group.after.digest,
-            "bases": arrays.texts(list(starts)),
-            "expected": arrays.integers(list(starts.values())),
-            "recorded_at": events[0].recorded_at,
-            "stream": arrays.texts([event.stream for event in events]),
-            "version": arrays.integers([event.version for event in events]),
-            "type": arrays.texts([event.type for event in events]),
-            "id": arrays.uuids([event.id for event in events]),
-            "correlation_id": arrays.texts([event.correlation_id for event in events]),
-            "causation_id": arrays.texts([event.causation_id for event in events]),
-            "actor": arrays.texts([event.actor for event in events]),
-            "traceparent": arrays.texts([event.traceparent for event in events]),
-            "state": arrays.byteas([event.state for event in events]),
-            "digests": arrays.byteas([event.digest for event in events]),
-        },
-        prepare=True,
-        binary=True,
-    )
-    return cursor.rowcount == len(events)
+    return {
+        "epoch": arrays.number(group.before.epoch),
+        "first": arrays.number(group.before.position + 1),
+        "previous": arrays.Column(group.before.digest),
+        "last": arrays.number(group.after.position),
+        "digest": arrays.Column(group.after.digest),
+        "bases": arrays.texts(list(starts)),
+        "expected": arrays.integers(list(starts.values())),
+        "recorded_at": arrays.instant(events[0].recorded_at),
+        "stream": arrays.texts([event.stream for event in events]),
+        "version": arrays.integers([event.version for event in events]),
+        "type": arrays.texts([event.type for event in events]),
+        "id": arrays.uuids([event.id for event in events]),
+        "correlation_id": arrays.texts([event.correlation_id for event in events]),
+        "causation_id": arrays.texts([event.causation_id for event in events]),
+        "actor": arrays.texts([event.actor for event in events]),
+        "traceparent": arrays.texts([event.traceparent for event in events]),
+        "state": arrays.byteas([event.state for event in events]),
+        "digests": arrays.byteas([event.digest for event in events]),
+    }

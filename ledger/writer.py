@@ -20,10 +20,12 @@ import structlog
 
 from ledger.append import Append
 from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
-from ledger.group import Group, Pending, bases, compose, insert, survey
+from ledger.group import Group, Pending, bases, compose, parameters, survey
+from ledger.pipe import Pipe
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ledger.rows import Head, answer_from
+from ledger.sql import SQL
 
 GROUP_EVENTS = 1_000
 GROUP_BYTES = 8 * 1024 * 1024
@@ -37,13 +39,14 @@ log = structlog.get_logger(__name__)
 
 
 class Writer:
-    """`connect` opens a connection of its own; `committed` is told, in order, what this writer has committed."""
+    """`connect` opens a connection of its own, one for each path; `committed` is told, in order, what was committed."""
 
     def __init__(
         self, connect: Callable[[], Awaitable[Connection]], committed: Callable[[list[Recorded]], None]
     ) -> None:
         self._connect, self._committed = connect, committed
         self._connection: Connection | None = None
+        self._pipe: Pipe | None = None
         self._queue: deque[Pending] = deque()
         self._queued_events = 0
         self._work, self._room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -86,8 +89,7 @@ class Writer:
             for pending in self._queue:
                 pending.fail(LedgerClosed("The ledger was closed: nothing of this was written."))
             self._idle.set()
-            if self._connection is not None:
-                await self._connection.close()
+            await self._disconnect()
 
     async def close(self) -> None:
         """Takes no more, and returns when all that was taken is written or answered, at most seconds later."""
@@ -132,9 +134,8 @@ class Writer:
         """Commits what can be, answers every append; a Postgres that is away is waited for."""
         for attempt in count():
             try:
-                connection = await self._connected()
-                if not await self._fast(connection, appends):
-                    await self._locked(connection, appends)
+                if not await self._fast(appends):
+                    await self._locked(appends)
                 return
             except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
                 for pending in appends:
@@ -152,19 +153,24 @@ class Writer:
                     await self._write([pending])
                 return
 
-    async def _fast(self, connection: Connection, appends: list[Pending]) -> bool:
+    async def _fast(self, appends: list[Pending]) -> bool:
         if self._contended or self._head is None or (starts := bases(appends)) is None:
             return False
+        if self._pipe is None:
+            self._pipe = Pipe(await self._connect())
         group = compose(appends, self._head)
         try:
-            written = await insert(connection, group, starts)
+            written = await self._pipe.send(SQL["append"], parameters(group, starts)) > 0
         except psycopg.errors.UniqueViolation:
             return False
         if written:
             self._settle(group)
         return written
 
-    async def _locked(self, connection: Connection, appends: list[Pending]) -> None:
+    async def _locked(self, appends: list[Pending]) -> None:
+        if self._connection is None:
+            self._connection = await self._connect()
+        connection = self._connection
         answers: list[tuple[Pending, list[Recorded] | Exception]] = []
         async with connection.transaction():
             head, versions, found = await survey(connection, appends)
@@ -181,8 +187,10 @@ class Writer:
                     versions[pending.stream] += len(pending.rows)
                     accepted.append(pending)
             group = compose(accepted, head)
-            if accepted and not await insert(connection, group, {}):
-                raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
+            if accepted:
+                written = await connection.execute(SQL["append"], parameters(group, {}), prepare=True)
+                if not written.rowcount:
+                    raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
         self._settle(group)
         for pending, outcome in answers:
             if isinstance(outcome, Exception):
@@ -202,17 +210,18 @@ class Writer:
         for pending, answer in zip(group.appends, group.answers, strict=True):
             pending.succeed(answer)
 
-    async def _connected(self) -> Connection:
-        if self._connection is None:
-            self._connection = await self._connect()
-        return self._connection
-
-    async def _reconnect(self, appends: list[Pending], error: psycopg.Error, attempt: int) -> None:
-        """Forgets the connection and the head, waits a little, and gives up the appends that have waited too long."""
-        log.warning("ledger.append.retried", attempt=attempt + 1, error=str(error).strip())
+    async def _disconnect(self) -> None:
+        """Forgets the head too: whoever comes back has to look."""
+        if self._pipe is not None:
+            await self._pipe.close()
         if self._connection is not None:
             await self._connection.close()
-        self._connection = self._head = None
+        self._pipe = self._connection = self._head = None
+
+    async def _reconnect(self, appends: list[Pending], error: psycopg.Error, attempt: int) -> None:
+        """Disconnects, waits a little, and gives up the appends that have waited too long."""
+        log.warning("ledger.append.retried", attempt=attempt + 1, error=str(error).strip())
+        await self._disconnect()
         patience = CLOSING_SECONDS if self._closed else PATIENCE_SECONDS
         for pending in appends:
             waited = monotonic() - pending.since

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,24 +40,24 @@ def chains(name: str, tasks: int, length: int) -> dict[str, Any]:
     }
 
 
-async def main(workflows: int | None = None, tasks: int | None = None) -> int:
-    """One shape if given, else all that the README quotes. One JSON line each on standard output."""
+async def main(workflows: int | None, tasks: int | None, show: Callable[[dict[str, Any]], None]) -> int:
+    """One shape if given, else all that the README quotes. One call of `show` each."""
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # what it started ends with it
     if workflows is not None or tasks is not None:
-        await _show(await measure(workflows or 1, tasks or CHAIN, tasks or CHAIN))
+        show(await measure(workflows or 1, tasks or CHAIN, tasks or CHAIN))
         return 0
-    await _show({"bench": "this machine", **await asyncio.to_thread(machine)})
-    await _show(await measure(200, CHAIN, CHAIN))
-    await _show(await measure(1, 200, 200))
+    show({"bench": "this machine", **await asyncio.to_thread(machine)})
+    show(await measure(200, CHAIN, CHAIN))
+    show(await measure(1, 200, 200))
     small = await measure(LARGE // CHAIN, CHAIN, CHAIN)
     large = await measure(1, LARGE, CHAIN)
-    await _show(small)
-    await _show(large)
+    show(small)
+    show(large)
     ratio = large["ms_per_task"] / small["ms_per_task"]
-    await _show({"bench": "cost per task, one workflow of 10,000 to 1,000 of 10", "ratio": round(ratio, 2)})
-    await _show({"bench": "cairn --help", "ms": await asyncio.to_thread(_help_ms)})
+    show({"bench": "cost per task, one workflow of 10,000 to 1,000 of 10", "ratio": round(ratio, 2)})
+    show({"bench": "cairn --help", "ms": await asyncio.to_thread(_help_ms)})
     return 0
 
 
@@ -147,7 +147,3 @@ def _help_ms() -> float:
         subprocess.run([sys.executable, "-P", "-m", "cairn", "--help"], capture_output=True, check=True)
         times.append(time.perf_counter() - begun)
     return round(sorted(times)[len(times) // 2] * 1000, 1)
-
-
-async def _show(figures: dict[str, Any]) -> None:
-    print(json.dumps(figures), flush=True)

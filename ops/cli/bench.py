@@ -1,15 +1,19 @@
 """`cairn bench`."""
 
 import asyncio
+import json
+from typing import Annotated, Any, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 command = App(name="bench", help="How fast it is here.", help_format="plaintext", version_flags=())
 
+Output = Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"])]
+
 
 @command.command
-def tasks(*, workflows: int | None = None, tasks: int | None = None) -> int:
-    """Tasks a second over the whole real path, with agents that do nothing; the figures as JSON lines.
+def tasks(*, workflows: int | None = None, tasks: int | None = None, output: Output = "json") -> int:
+    """Tasks a second over the whole real path, with agents that do nothing.
 
     Parameters
     ----------
@@ -17,7 +21,36 @@ def tasks(*, workflows: int | None = None, tasks: int | None = None) -> int:
         How many at once. Without this and the next, all that the README quotes is measured.
     tasks
         How many each has.
+    output
+        json: one JSON line a figure.
     """
     from ops.bench.tasks import main
 
-    return asyncio.run(main(workflows, tasks))
+    return asyncio.run(main(workflows, tasks, _show(output)))
+
+
+@command.command
+def ledger(*, events: int = 200_000, output: Output = "json") -> int:
+    """The event log alone: append, relay, follow, read, verify, beside the raw limits of this machine.
+
+    Parameters
+    ----------
+    events
+        How large the ledger is filled to see that the cost of an event does not grow.
+    output
+        json: one JSON line a figure.
+    """
+    from ops.bench.ledger import main
+
+    return asyncio.run(main(events, _show(output)))
+
+
+def _show(output: str) -> Any:
+    def show(figures: dict[str, Any]) -> None:
+        if output == "json":
+            print(json.dumps(figures), flush=True)
+        else:
+            name, *rest = figures.items()
+            print(f"{name[1]}: " + ", ".join(f"{key} {value}" for key, value in rest), flush=True)
+
+    return show

@@ -4,20 +4,21 @@ import asyncio
 import os
 import random
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
 from appends import SECONDS, append, fill, until
-from psycopg.pq import TransactionStatus
 
 from ledger import postgres, writer
+from ledger.arrays import Column
 from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, UnsafeServer
-from ledger.group import Group
 from ledger.ledger import Ledger
 from ledger.migrate import migrate
-from ledger.postgres import Connection, connect
+from ledger.pipe import Pipe
+from ledger.postgres import connect
 from ops.embedded.postgres import Postgres
 
 
@@ -71,18 +72,17 @@ async def test_connections_killed_at_random_lose_and_double_nothing(
 async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """The group was committed and the connection broke before anyone heard of it: recorded once, answered as recorded."""
     await fill(ledger, "workflow-a", 1)
-    insert, losses = writer.insert, 2
+    send, losses = Pipe.send, 2
 
-    async def losing(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
+    async def losing(pipe: Pipe, sql: str, parameters: Mapping[str, Column]) -> int:
         nonlocal losses
-        written = await insert(connection, group, starts)
-        if losses and connection.info.transaction_status == TransactionStatus.IDLE:
+        written = await send(pipe, sql, parameters)
+        if losses:
             losses -= 1
-            await connection.close()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return written
 
-    monkeypatch.setattr(writer, "insert", losing)
+    monkeypatch.setattr(Pipe, "send", losing)
     command = uuid4()
     first = await ledger.append(append("workflow-a", 1, 2, command=command))
     others = await asyncio.gather(*(fill(ledger, f"workflow-w{number}", 2) for number in range(5)))
