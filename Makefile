@@ -6,7 +6,7 @@ READY := .venv/ready
 STRICT := $(if $(CI),--no-skips)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench schemas debian sandbox-image clean
+.PHONY: help run test check bench chaos schemas debian sandbox-image clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -34,14 +34,19 @@ check: $(READY) ## lint, formatting, types, architecture, schemas
 
 bench: $(READY) ## the figures of the README, as JSON lines
 	$(BIN)/cairn bench tasks
+	$(BIN)/cairn bench ledger
+
+chaos: $(READY) ## kill -9 and worse for half an hour: 200 storms over the ledger, 50 over running plans
+	$(BIN)/python -m tests.chaos.test_storms $(or $(STORMS),200)
+	$(BIN)/python -m tests.journeys.test_faults $(or $(PLANS),50)
 
 schemas: $(READY) ## write schemas/ anew from the structs
 	$(BIN)/python -m ops.schemas
 
-debian: ## what some tests need from Debian (as root): bubblewrap, a Docker engine, debootstrap
+debian: ## what some tests need from Debian (as root): bubblewrap, a Docker engine, debootstrap, faketime
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		bubblewrap docker.io iptables debootstrap iproute2 util-linux
+		bubblewrap docker.io iptables debootstrap faketime iproute2 util-linux
 
 sandbox-image: ## the image of the Docker sandbox, from Debian's packages (as root, with an engine running)
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
