@@ -15,6 +15,7 @@ from domain.events import (
     AskOpened,
     AttemptFailed,
     Debug,
+    Purpose,
     RetryScheduled,
     TaskBranched,
     TaskCompleted,
@@ -35,6 +36,8 @@ OFFER_SECONDS = 600.0
 LOST_LIMIT = 5
 """Agents that may die on one task before the task is failed; they do not count as its attempts."""
 VERIFIER_ROLE = "tester"
+CHECKOUT_SECONDS = 60.0
+"""What a tester may take besides its tests: each of them has a limit of its own, and one that reaches it is evidence."""
 INPUT_BYTES = 262_144
 """The results of its dependencies that a dispatch carries whole; beyond it `data` stays in the ledger."""
 
@@ -70,7 +73,7 @@ class Consequences:
             TaskDispatched(
                 workflow=self.state.id, task=spec.id, run=run, attempt=attempt, role=spec.agent_role,
                 token=self._tokens, due=self.now + OFFER_SECONDS, lease_seconds=self.state.lease_seconds,
-                timeout_seconds=spec.timeout_seconds, title=spec.title, description=spec.description,
+                timeout_seconds=seconds_allowed(spec, "work"), title=spec.title, description=spec.description,
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
                 dependencies=self._inputs(task), debug=debug or self._debug(task),
             )
@@ -86,7 +89,7 @@ class Consequences:
                 workflow=self.state.id, task=spec.id, run=run or f"{spec.id}/verify.{task.checks + 1}",
                 attempt=max(task.attempt, 1), role=VERIFIER_ROLE, token=self._tokens, due=self.now + OFFER_SECONDS,
                 lease_seconds=self.state.lease_seconds,
-                timeout_seconds=sum(test.timeout_seconds for test in spec.acceptance_criteria.tests),
+                timeout_seconds=seconds_allowed(spec, "verify"),
                 purpose="verify", title=spec.title, repository=self.state.repository,
                 bases=(result.commit,) if result.commit else self._bases(task), tests=spec.acceptance_criteria.tests,
             )
@@ -262,6 +265,13 @@ class Consequences:
 
 def _reported(parent: TaskState, result: Result, agent: str) -> WorkflowEvent:
     return TaskReported(task=parent.spec.id, run=f"{parent.spec.id}.fix{parent.branches}", agent=agent, result=result)
+
+
+def seconds_allowed(spec: Task, purpose: Purpose) -> float:
+    """How long a run may take, the making of its work tree included."""
+    if purpose == "work":
+        return spec.timeout_seconds
+    return CHECKOUT_SECONDS + sum(test.timeout_seconds for test in spec.acceptance_criteria.tests)
 
 
 def backoff_seconds(retry: Retry, failures: int, salt: str) -> float:

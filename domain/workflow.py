@@ -24,7 +24,7 @@ from domain.commands import (
     StartWorkflow,
     WorkflowCommand,
 )
-from domain.consequences import Consequences
+from domain.consequences import Consequences, seconds_allowed
 from domain.errors import Conflict, NotFound, Refused
 from domain.events import (
     AskAnswered,
@@ -117,7 +117,7 @@ def _report(
         return [_refusal(state, command, f"run {run.id} is there to {run.purpose}")]
     started = TaskStarted(
         task=command.task, run=run.id, agent=command.agent, lease_until=command.now + state.lease_seconds,
-        timeout_at=command.now + time_allowed(task, run),
+        timeout_at=command.now + seconds_allowed(task.spec, run.purpose),
     )  # fmt: skip
     if isinstance(command, ReportStarted):
         return [started] if run.agent is None else []
@@ -189,16 +189,9 @@ def _expire(
             message = f"agent {run.agent} was not heard of for {state.lease_seconds:g} s"
             then.attempt_failed(task, run, Failure("agent_lost", message), run.agent)
         case ExpireRun() if run.agent is not None:
-            message = f"run {run.id} took longer than {time_allowed(task, run):g} s"
+            message = f"run {run.id} took longer than {seconds_allowed(task.spec, run.purpose):g} s"
             then.attempt_failed(task, run, Failure("timeout", message), run.agent)
     return then.events
-
-
-def time_allowed(task: TaskState, run: Run) -> float:
-    """Seconds that a run may take, the making of its work tree included."""
-    if run.purpose == "work":
-        return task.spec.timeout_seconds
-    return 60.0 + sum(test.timeout_seconds for test in task.spec.acceptance_criteria.tests)
 
 
 def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:

@@ -151,7 +151,7 @@ def test_work_with_tests_is_verified_by_a_tester_on_the_very_commit() -> None:
         TaskReported(task="a", run="a/1", agent="ann", result=Result("done", "c1")),
         TaskDispatched(
             workflow="w", task="a", run="a/verify.1", attempt=1, role="tester", token=2, due=NOW + 600,
-            lease_seconds=30.0, timeout_seconds=30.0, purpose="verify", repository="/srv/w.git", bases=("c1",),
+            lease_seconds=30.0, timeout_seconds=90.0, purpose="verify", repository="/srv/w.git", bases=("c1",),
             tests=TESTS.tests,
         ),
     )  # fmt: skip

@@ -64,6 +64,17 @@ def test_an_agent_that_hangs_runs_out_of_time(stage: System) -> None:
     assert failure(stage, workflow)["type"] == "timeout"
 
 
+def test_a_test_that_hangs_is_evidence_against_the_work_and_no_fault_of_the_tester(stage: System) -> None:
+    stage.agent("odd", "endless", "eve")
+    plan = odd("endless", "well")
+    plan["tasks"][0]["acceptance_criteria"]["tests"] = [{"cmd": "sleep 600", "timeout_seconds": 0.5}]
+    workflow = stage.submit(plan)
+    assert stage.finished(workflow) == "failed"
+    judged = [event["data"] for event in stage.client.events(workflow=workflow) if is_a(event, "task.verified")]
+    assert [receipt["timed_out"] for one in judged for receipt in one["receipts"]] == [True]
+    assert failure(stage, workflow)["message"] == "`sleep 600` ran out of time"
+
+
 def test_an_agent_whose_loop_stands_still_is_given_up_and_another_goes_on(stage: System) -> None:
     blocked = stage.agent("odd", "stuck", "sue")
     plan = odd("stuck", "block", timeout_seconds=LEASE_SECONDS, max_attempts=2)
