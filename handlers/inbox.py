@@ -38,6 +38,7 @@ SUBJECT_BYTES = 512
 REASON_BYTES = 4096
 """More than the header of a dead letter takes."""
 WORKFLOW = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 IN_FLIGHT = 4000
 """Reports taken in and not yet settled; the server holds back the rest."""
 ACK_WAIT_SECONDS = 10
@@ -308,6 +309,8 @@ def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | Re
 
 def _unacceptable(result: Result) -> str:
     """Why a result cannot be taken; empty if it can."""
+    if result.commit is not None and not COMMIT.fullmatch(result.commit):  # a branch moves after it was tested
+        return f"{result.commit[:50]!r} is no commit: it takes the full id, 40 or 64 of 0-9 and a-f"
     size = len(msgspec.json.encode(result))
     if size > RESULT_BYTES:
         return f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree"

@@ -287,6 +287,20 @@ async def test_a_failure_of_a_class_that_is_not_an_agents_to_give_is_an_agents_e
     assert all(len(failure.message) < 3000 and len(failure.detail) < 10_000 for failure in failures)
 
 
+@pytest.mark.parametrize("commit", ["main", "HEAD~1", "refs/cairn/w/t0/1", "-d", "a" * 39, "A" * 40, "a" * 40 + "\n"])
+async def test_work_is_named_by_its_commits_id_for_a_name_can_be_moved_after_it_was_judged(
+    inbox: Inbox, agent: Agent, ledger: Ledger, commit: str
+) -> None:
+    named, done = agent.report(0, result={"commit": commit}), agent.report(1, result={"commit": "c0ffee00" * 5})
+    async with running(inbox):
+        await agent.send(named, done)
+        assert (await agent.verdict(named))["accepted"]
+        assert (await agent.verdict(done))["accepted"]
+    failures = [one.event.failure for one in await of_kind(ledger, AttemptFailed)]  # type: ignore[union-attr]
+    assert [failure.type for failure in failures] == ["invalid_result"]
+    assert len(await of_kind(ledger, TaskCompleted)) == 1
+
+
 @pytest.mark.parametrize("data", ["x" * 70_000, json.loads("[" * 500 + "]" * 500)])
 async def test_a_result_that_nobody_could_read_is_a_failed_attempt(
     inbox: Inbox, agent: Agent, ledger: Ledger, data: Any
