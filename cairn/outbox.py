@@ -2,7 +2,7 @@
 
 An outcome is written to the journal on disk and kept there until it is known to be accepted or refused; until then it
 is sent again, also by the agent's next process. Reports that wait together travel in one message, whichever workflows
-they are about. The same report may arrive twice: it carries the id of its command, and the same command again changes
+they are about. The same report may arrive twice: it carries an id of its own, and the same report again changes
 nothing.
 """
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal, assert_never
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import msgspec
 import structlog
@@ -39,6 +39,8 @@ REASON_BYTES = 4096
 """More than the header of a dead letter takes."""
 WORKFLOW = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+SENT = UUID("0d6b9b52-9e0f-5f0a-8a1c-7c1f2f0b6d43")
+"""The namespace of the ids of commands that agents give: none of them can be that of a clock, or of another agent."""
 IN_FLIGHT = 4000
 """Reports taken in and not yet settled; the server holds back the rest."""
 ACK_WAIT_SECONDS = 10
@@ -82,7 +84,7 @@ class Sender(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """The wire form. `id` is the command's; `verdict` the subject on which the sender waits for its answer."""
+    """The wire form. A repeat is known by its `id`; `verdict` the subject on which the sender waits for its answer."""
 
     id: UUID
     kind: Literal["started", "completed", "failed", "verified"]
@@ -175,7 +177,8 @@ class Inbox:
             except (ValueError, RecursionError) as error:
                 bad.append((piece, str(error)))
                 continue
-            order = Order(report.id, _command(report, self._now()), f"agent/{report.agent}")
+            command = uuid5(SENT, f"{report.agent}/{report.id}")
+            order = Order(command, _command(report, self._now()), f"agent/{report.agent}")
             self._executor.submit(report.workflow, order).add_done_callback(partial(self._settle, letter, report))
         if bad:
             await self._bury(message, bad[0][1])

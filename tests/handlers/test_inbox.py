@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import uuid4, uuid5
 
 import pytest
 
 from cairn.bus import Bus, Message
+from domain.commands import ExpireLease
 from domain.events import AttemptFailed, ReportRefused, TaskCompleted
 from domain.plan import Task
 from handlers import inbox as module
+from handlers.deadlines import FIRING
 from handlers.execute import Executor, Order
 from handlers.inbox import Inbox
 from ledger.ledger import Ledger
@@ -311,6 +313,23 @@ async def test_a_result_that_nobody_could_read_is_a_failed_attempt(
         assert (await agent.verdict(done))["accepted"]
     failures = [one.event.failure for one in await of_kind(ledger, AttemptFailed)]  # type: ignore[union-attr]
     assert [failure.type for failure in failures] == ["invalid_result"]
+
+
+async def test_no_agent_can_take_the_id_of_another_command_before_it_is_given(
+    inbox: Inbox, agent: Agent, ledger: Ledger, executor: Executor
+) -> None:
+    begun, clock = agent.report(0, "started"), uuid5(FIRING, "w/t0/lease/1")
+    squatting, silenced = agent.report(1, id=str(clock), token=77), agent.report(2)
+    stranger = Agent(agent.bus, agent.tenant, "eve")
+    async with running(inbox):
+        await agent.send(begun, squatting)
+        assert not (await agent.verdict(squatting))["accepted"]
+        await stranger.send(stranger.report(3, id=silenced["id"], token=77))
+        await agent.send(silenced)
+        assert (await agent.verdict(silenced))["accepted"]
+        await executor.execute("w", Order(clock, ExpireLease(now=0.0, task="t0", token=1), "clock/lease"))
+    assert [one.event.task for one in await of_kind(ledger, AttemptFailed)] == ["t0"]  # type: ignore[union-attr]
+    assert [one.event.task for one in await of_kind(ledger, TaskCompleted)] == ["t2"]  # type: ignore[union-attr]
 
 
 async def test_a_crash_before_the_acknowledgement_is_harmless(
