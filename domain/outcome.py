@@ -8,6 +8,8 @@ from domain.failures import FailureType
 
 RESULT_BYTES = 65_536
 """A result's `data` and `summary` together; anything larger belongs into a file of the work tree."""
+RECEIPTS_BYTES = 524_288
+"""All receipts of a run: whoever is to mend the work is sent them, in one message with the task."""
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):

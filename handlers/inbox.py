@@ -23,7 +23,7 @@ from domain.commands import ReportCompleted, ReportFailed, ReportStarted, Report
 from domain.errors import Refused
 from domain.events import ReportRefused
 from domain.failures import FAILURE_TYPES
-from domain.outcome import RESULT_BYTES, Failure, Receipt, Result
+from domain.outcome import RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
 from handlers.execute import Executor, Order
 from ledger.errors import LedgerUnavailable, NotRecordable, WrongVersion
 from ledger.ports import Bus, Message
@@ -306,6 +306,9 @@ def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | Re
             assert report.failure is not None
             return ReportFailed(**held, failure=report.failure.failure())
         case "verified":
+            if (size := len(msgspec.json.encode(report.receipts))) > RECEIPTS_BYTES:
+                why = f"the receipts have {size} bytes, the limit is {RECEIPTS_BYTES}: cut what the tests have printed"
+                return ReportFailed(**held, failure=Failure("sandbox", why))
             return ReportVerified(**held, receipts=report.receipts)
     assert_never(report.kind)
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 from cairn.agent import Agent
 from cairn.task import Failed, Receipt, Task, Test
+from domain.outcome import RECEIPTS_BYTES
 from handlers.ports import Limits, Sandbox, SandboxBroken
 
-RECEIPT_BYTES = 16_384
-"""Of each test's output, so that a task of many tests still fits one report."""
+OUTPUT_BYTES = 16_384
+"""Of what one test prints; less where a task has many tests."""
+LONGEST_CHARACTER_BYTES = 6
+"""What JSON makes of one byte at most."""
 
 
 def tester(sandbox: Sandbox, *, capacity: int = 2) -> Agent:
@@ -25,7 +28,9 @@ def tester(sandbox: Sandbox, *, capacity: int = 2) -> Agent:
 
 
 async def _run(sandbox: Sandbox, test: Test, task: Task, folder: Path) -> Receipt:
-    limits = Limits(wall_seconds=test.timeout_seconds, output_bytes=RECEIPT_BYTES)
+    # Half of the room is for the outputs, the other for commands, hashes and names.
+    share = RECEIPTS_BYTES // 2 // LONGEST_CHARACTER_BYTES // len(task.tests)
+    limits = Limits(wall_seconds=test.timeout_seconds, output_bytes=min(OUTPUT_BYTES, share))
     try:
         seen = await sandbox.run(test.cmd, cwd=folder, limits=limits)
     except SandboxBroken as broken:

@@ -12,21 +12,24 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4, uuid5
 
+import msgspec
 import pytest
 
 from cairn.bus import Bus, Message
 from domain.commands import ExpireLease
-from domain.events import AttemptFailed, ReportRefused, TaskCompleted
-from domain.plan import Task
+from domain.events import AttemptFailed, ReportRefused, TaskCompleted, TaskDispatched
+from domain.plan import AcceptanceCriteria, Task, Test
 from handlers import inbox as module
 from handlers.deadlines import FIRING
 from handlers.execute import Executor, Order
 from handlers.inbox import Inbox
+from ledger.announce import announce
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
-from tests.spec import start
+from tests.spec import receipt, start
 
 SECONDS = 20.0
+NATS_DEFAULT_BYTES = 1_048_576
 TASKS = [Task(f"t{number}") for number in range(6)]
 
 
@@ -313,6 +316,27 @@ async def test_a_result_that_nobody_could_read_is_a_failed_attempt(
         assert (await agent.verdict(done))["accepted"]
     failures = [one.event.failure for one in await of_kind(ledger, AttemptFailed)]  # type: ignore[union-attr]
     assert [failure.type for failure in failures] == ["invalid_result"]
+
+
+@pytest.mark.parametrize("printed", [400_000, 5_000_000])
+async def test_whatever_tests_have_printed_the_next_dispatch_fits_into_a_message(
+    inbox: Inbox, agent: Agent, executor: Executor, ledger: Ledger, printed: int
+) -> None:
+    """One that does not is announced without its task: no agent can begin it, and it is offered again for ever."""
+    tests = AcceptanceCriteria((Test("make test"),))
+    task = Task("t0", "T", "d" * 200_000, acceptance_criteria=tests, failure_routing={"test_failure": "debugger"})
+    await executor.execute("checked", Order(uuid4(), start(task), "test"))
+    done = agent.report(0)
+    seen = msgspec.to_builtins(receipt("make test", 1, None, output="x" * printed))
+    told = agent.report(0, "verified", run="t0/verify.1", token=2, agent="tess", receipts=[seen])
+    async with running(inbox):
+        await agent.send(done, told, workflow="checked")
+        assert (await agent.verdict(told))["accepted"]
+    recorded = await ledger.read_stream("workflow-checked")
+    offers = [one for one in recorded if isinstance(one.event, TaskDispatched)]
+    assert [one.event.task for one in offers] == ["t0", "t0", "t0.fix1" if printed < 500_000 else "t0"]  # type: ignore[union-attr]
+    for offer in offers:
+        assert "data" in json.loads(announce(offer, agent.tenant, 1, NATS_DEFAULT_BYTES)[1])
 
 
 async def test_no_agent_can_take_the_id_of_another_command_before_it_is_given(

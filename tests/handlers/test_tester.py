@@ -1,0 +1,21 @@
+"""What the tester hands in: receipts that a report can carry, whatever the tests print."""
+
+import msgspec
+
+from cairn.task import Task
+from cairn.task import Test as Check  # pytest takes any Test... for a suite
+from domain.outcome import RECEIPTS_BYTES
+from gateway.sandbox.process import Process
+from handlers.agents import tester as module
+
+CONTROL = "head -c 20000 /dev/zero | tr '\\000' '\\001'"
+"""Each byte takes six in JSON."""
+
+
+async def test_many_tests_that_print_much_share_the_room_of_a_report() -> None:
+    agent = module.tester(Process(namespaces=False))
+    assert agent._handler is not None
+    tests = [Check(CONTROL)] * 8
+    receipts = await agent._handler(Task("w", "a", "a/1", 1, "tester", 1, 30.0, 30.0, tests=tuple(tests)))
+    assert len(msgspec.json.encode(receipts)) <= RECEIPTS_BYTES
+    assert all(receipt.output_bytes == 20_000 and receipt.output for receipt in receipts)
