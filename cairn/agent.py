@@ -65,6 +65,7 @@ class _Dispatch(msgspec.Struct):
 class _Run(NamedTuple):
     lease_seconds: float
     lease: dict[str, Any]
+    begun: str
     work: asyncio.Task[None]
 
 
@@ -134,7 +135,7 @@ class Agent:
             raise ConnectionError("an agent needs NATS: set NATS_URL, or start `cairn up` on this machine")
         journal = where.state_dir / "outbox" / where.tenant / f"{self.name}.jsonl"
         async with Bus.connect(where.nats_url, name=self.name) as bus, asyncio.TaskGroup() as group:
-            outbox = Outbox(bus, where.tenant, self.name, journal)
+            outbox = Outbox(bus, where.tenant, self.name, journal, self._refused)
             sending = group.create_task(outbox.run())
             beating = group.create_task(self._beat(bus, where.tenant))
             pulling = group.create_task(self._pull(bus, outbox, where, group))
@@ -195,10 +196,10 @@ class Agent:
         task.position = int(dispatch.sequence)
         key = (task.workflow, task.run, task.token)
         lease = {"task": task.task, "run": task.run, "token": task.token}
-        outbox.report(task.workflow, {"kind": "started", **lease}, answers=message)
+        begun = outbox.report(task.workflow, {"kind": "started", **lease}, answers=message)
         if key not in self._runs:
             work = group.create_task(self._hold(key, task, lease, outbox, where))
-            self._runs[key] = _Run(task.lease_seconds, lease, work)
+            self._runs[key] = _Run(task.lease_seconds, lease, begun, work)
 
     async def _hold(self, key: Key, task: Task, lease: dict[str, Any], outbox: Outbox, where: Connection) -> None:
         """One run from its dispatch to its outcome; one that is cancelled has lost its lease, or is handed back."""
@@ -269,9 +270,19 @@ class Agent:
             with suppress(ConnectionError, TimeoutError):
                 answer = msgspec.json.decode((await bus.request(f"cairn.{tenant}.beat", body)).data)
                 for workflow, name, token in answer["void"]:
-                    if run := self._runs.pop((workflow, name, token), None):
-                        run.work.cancel()
-                        self._room.set()
+                    self._stop((workflow, name, token))
+
+    def _refused(self, report: str) -> None:
+        """The word that a run has begun came too late: the task was offered again, or is another's. Not to wait for
+        the next heartbeat matters where many old offers lie in front of the new ones."""
+        for key, run in list(self._runs.items()):
+            if run.begun == report:
+                self._stop(key)
+
+    def _stop(self, key: Key) -> None:
+        if run := self._runs.pop(key, None):
+            run.work.cancel()
+            self._room.set()
 
 
 def _failure(kind: str, message: str, detail: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -48,11 +48,14 @@ class _Report:
 
 
 class Outbox:
-    """Run `await outbox.run()` beside the work. `agent` names the sender and the subject of the verdicts."""
+    """Run `await outbox.run()` beside the work. `agent` names the sender and the subject of the verdicts; `refused` is
+    told the id of a report that was not kept and is not accepted."""
 
-    def __init__(self, bus: Bus, tenant: str, agent: str, journal: Path) -> None:
+    def __init__(
+        self, bus: Bus, tenant: str, agent: str, journal: Path, refused: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._bus, self._tenant, self._agent = bus, tenant, agent
-        self._path = journal
+        self._path, self._refused = journal, refused
         self._waiting: list[_Report] = []
         self._owed: dict[str, _Report] = {}
         self._settled: list[str] = []
@@ -60,10 +63,8 @@ class Outbox:
         self._look_at, self._generation = 0.0, bus.generation
         self._encoder = msgspec.json.Encoder()
 
-    def report(
-        self, workflow: str, body: dict[str, Any], *, keep: bool = False, answers: Message | None = None
-    ) -> None:
-        """Queues a report. `keep` is for outcomes; `answers` is acknowledged as soon as the inbox holds the report.
+    def report(self, workflow: str, body: dict[str, Any], *, keep: bool = False, answers: Message | None = None) -> str:
+        """Queues a report; its id. `keep` is for outcomes; `answers` is acknowledged as soon as the inbox holds the report.
 
         An outcome that no message of this NATS can hold becomes a failure that says so.
         """
@@ -75,6 +76,7 @@ class Outbox:
             body = {**body, "kind": "failed", "failure": {"type": "invalid_result", "message": why}}
             encoded = self._encoder.encode({name: body[name] for name in body if name not in ("result", "receipts")})
         self._queue(_Report(body["id"], encoded, keep, answers))
+        return str(body["id"])
 
     async def emptied(self) -> None:
         """Waits until every report is stored and every outcome judged."""
@@ -230,6 +232,8 @@ class Outbox:
         for verdict in msgspec.json.decode(message.data, type=list[Verdict]):
             if self._owed.pop(verdict.id, None) is not None:
                 self._settled.append(verdict.id)
+            elif not verdict.accepted:
+                self._refused(verdict.id)
 
 
 def _locked(journal: FileIO, path: Path) -> bool:

@@ -4,16 +4,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from clockwork import Clockwork, clockwork
 
+from cairn import Agent
+from cairn import Task as Given
 from cairn.bus import Bus
+from cairn.config import Connection
 from domain.plan import Task
+from handlers.inbox import Inbox
 from handlers.roster import Roster
 
 SECONDS = 20.0
+QUEUE = 40
 
 
 @pytest.fixture
@@ -72,6 +78,31 @@ async def test_a_consumer_that_was_lost_begins_again_at_the_oldest_open_offer(
     await works.seen()
     await bus.api(f"CONSUMER.DELETE.{seat['stream']}.{seat['consumer']}")
     assert await offers(bus, await join(bus, tenant), 0) == []
+
+
+async def test_a_queue_that_was_offered_again_while_it_waited_is_worked_through(
+    works: Clockwork, bus: Bus, tenant: str, nats_url: str, tmp_path: Path
+) -> None:
+    """What lies in front of the new offers are the old ones, and while an agent works on those the new grow old too."""
+    await join(bus, tenant)
+    await works.start(*(Task(f"t{number}") for number in range(QUEUE)))
+    await works.fire(601)
+    agent = Agent("coder", name="ann")
+
+    @agent.task
+    async def work(task: Given) -> str:
+        if task.token <= QUEUE:
+            await asyncio.Event().wait()  # as long as it takes: what it leads to is refused
+        return "done"
+
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(agent.serve(Connection(nats_url, "", "", tenant, tmp_path)))
+        reading = group.create_task(Inbox(bus, works.executor, tenant).run())
+        async with asyncio.timeout(SECONDS):
+            while "WorkflowCompleted" not in await works.names():
+                await asyncio.sleep(0.02)
+        serving.cancel()
+        reading.cancel()
 
 
 async def test_a_heartbeat_is_answered_with_what_is_lost(works: Clockwork, bus: Bus, tenant: str) -> None:
