@@ -38,6 +38,8 @@ LOST_LIMIT = 5
 VERIFIER_ROLE = "tester"
 CHECKOUT_SECONDS = 60.0
 """What a tester may take besides its tests: each of them has a limit of its own, and one that reaches it is evidence."""
+GROWTHS = 140
+"""Times that a backoff grows at most: by the largest factor of a plan, 100, any more is beyond a float."""
 INPUT_BYTES = 262_144
 """The results of its dependencies that a dispatch carries whole; beyond it `data` stays in the ledger."""
 
@@ -276,6 +278,7 @@ def seconds_allowed(spec: Task, purpose: Purpose) -> float:
 
 def backoff_seconds(retry: Retry, failures: int, salt: str) -> float:
     """Exponential, capped, spread by a jitter that comes from the names: the same history computes the same wait."""
-    wait = min(retry.initial_seconds * retry.factor ** (failures - 1), retry.max_seconds)
+    grown = min(failures - 1, GROWTHS)
+    wait = min(retry.initial_seconds * retry.factor**grown, retry.max_seconds)
     spread = int.from_bytes(hashlib.sha256(f"{salt}/{failures}".encode()).digest()[:4]) / 2**32
     return min(wait * (1 + retry.jitter * (2 * spread - 1)), retry.max_seconds)

@@ -133,7 +133,8 @@ def test_the_same_failure_waits_the_same_time_again() -> None:
 
 
 def test_the_longest_row_of_failures_a_plan_allows_can_still_be_waited_for() -> None:
-    assert backoff_seconds(Backoff(1.0, 100, 60.0, jitter=0.0), 100 + LOST_LIMIT, "w/a") == 60
+    """A failure of mended work opens the next branch, whatever the attempts: 100 of them, and 100 branches."""
+    assert backoff_seconds(Backoff(1.0, 100.0, 60.0, jitter=0.0), 100 + 100 + LOST_LIMIT, "w/a") == 60
 
 
 # Leases
