@@ -301,7 +301,7 @@ def _completion(task: Task, result: Any) -> dict[str, Any]:
         raise Failed(f"a tester returns a list of receipts, not {type(result).__name__}", type="invalid_result")
     body = result if verified else _as_result(result)
     try:
-        size = len(msgspec.json.encode(body))
+        size = len(msgspec.json.encode(body)) - (0 if verified else len(msgspec.json.encode(body.files)))
     except (TypeError, ValueError, RecursionError) as error:
         return _failure("invalid_result", f"the result is no JSON: {error}")
     if verified:

@@ -240,8 +240,11 @@ class Consequences:
         for need in task.spec.dependencies:
             result = self._results[need][0] if need in self._results else self.state.tasks[need].result
             if result is not None:
-                room -= len(msgspec.json.encode(result))
-                found[need] = result if room > 0 else Result(commit=result.commit)
+                for shown in (result, msgspec.structs.replace(result, files=()), Result(commit=result.commit)):
+                    if (size := len(msgspec.json.encode(shown))) <= room:
+                        break
+                found[need] = shown
+                room -= size
         return found
 
     def _bases(self, task: TaskState) -> tuple[str, ...]:

@@ -317,7 +317,7 @@ def _unacceptable(result: Result) -> str:
     """Why a result cannot be taken; empty if it can."""
     if result.commit is not None and not COMMIT.fullmatch(result.commit):  # a branch moves after it was tested
         return f"{result.commit[:50]!r} is no commit: it takes the full id, 40 or 64 of 0-9 and a-f"
-    size = len(msgspec.json.encode(result))
+    size = len(msgspec.json.encode((result.summary, result.data)))
     if size > RESULT_BYTES:
         return f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree"
     level, depth = [result.data], 0

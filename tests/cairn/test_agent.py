@@ -360,3 +360,14 @@ async def test_misuse_is_told_where_it_happens(stage: Stage) -> None:
         Agent("coder", capacity=0)
     assert Agent("coder").name != Agent("coder").name
     assert str(os.getpid()) in Agent("coder").name
+
+
+async def test_any_number_of_files_may_be_changed(stage: Stage) -> None:
+    agent, paths = Agent("coder"), [f"src/generated/module_{number}.py" for number in range(5_000)]
+
+    @agent.task
+    async def work(task: Task) -> Result:
+        return Result(files=tuple(paths))
+
+    async with serving(agent, stage):
+        assert (await stage.report(await stage.offer()))["result"]["files"] == paths

@@ -284,3 +284,14 @@ def test_who_did_the_work_does_not_judge_it() -> None:
 def test_a_task_too_large_for_a_message_is_refused_at_the_start() -> None:
     large = Task("a", inputs={"text": "x" * TASK_BYTES})
     given().when(start(large)).refused(Refused, "task a has .* bytes")
+
+
+def test_what_a_dependency_found_out_is_handed_on_however_many_files_it_changed() -> None:
+    files = tuple(f"src/generated/module_{number}.py" for number in range(20_000))
+    story = given(start(Task("a"), Task("b", dependencies=("a",))))
+    report = msgspec.structs.replace(completed("a/1", 1), result=Result("done", "c1", files, {"n": 1}))
+    story.when(report).then(
+        An(TaskStarted),
+        An(TaskCompleted),
+        An(TaskDispatched, "b", dependencies={"a": Result("done", "c1", (), {"n": 1})}),
+    )

@@ -356,6 +356,16 @@ async def test_no_agent_can_take_the_id_of_another_command_before_it_is_given(
     assert [one.event.task for one in await of_kind(ledger, TaskCompleted)] == ["t2"]  # type: ignore[union-attr]
 
 
+async def test_work_may_change_any_number_of_files(inbox: Inbox, agent: Agent, ledger: Ledger) -> None:
+    paths = [f"src/generated/module_{number}.py" for number in range(5_000)]
+    done = agent.report(0, result={"summary": "done", "files": paths})
+    async with running(inbox):
+        await agent.send(done)
+        assert (await agent.verdict(done))["accepted"]
+    [completed] = await of_kind(ledger, TaskCompleted)
+    assert list(completed.event.result.files) == paths  # type: ignore[union-attr]
+
+
 async def test_a_crash_before_the_acknowledgement_is_harmless(
     bus: Bus, agent: Agent, ledger: Ledger, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
