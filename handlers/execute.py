@@ -134,7 +134,13 @@ class Executor:
                 await self._alone(workflow, pending)
 
     async def _alone(self, workflow: str, pending: _Pending) -> None:
-        """One command after a collision: somebody recorded in between, or this very command was recorded before."""
+        """One command after a collision: somebody recorded in between, or this very command was recorded before.
+
+        The latter is looked up: to find it out by colliding again would cost the state in memory for every repeat, and
+        after a restart there may be hundreds, of a workflow that takes long to load.
+        """
+        if first := await self._ledger.find_command(pending.order.id):
+            return _settle(pending, first)
         for _ in range(CONFLICTS):
             try:
                 return await self._record(workflow, [pending])

@@ -69,6 +69,25 @@ async def test_a_repeat_among_new_commands_gets_its_answer_and_they_theirs(execu
     assert not any(isinstance(one.event, ReportRefused) for one in await ledger.read_stream("workflow-w"))
 
 
+async def test_many_repeats_after_a_restart_load_the_workflow_once_or_twice_and_not_each(
+    executor: Executor, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await executor.execute("w", start(*WIDE))
+    reports = [order(completed(f"t{number}/1", number + 1)) for number in range(len(WIDE))]
+    first = await asyncio.gather(*(executor.execute("w", report) for report in reports))
+    loads = 0
+
+    async def counted(stream: str, after_version: int = 0) -> list[Recorded]:
+        nonlocal loads
+        loads += not after_version
+        return await Ledger.read_stream(ledger, stream, after_version)
+
+    monkeypatch.setattr(ledger, "read_stream", counted)
+    again = Executor(ledger)
+    assert await asyncio.gather(*(again.execute("w", report) for report in reports)) == first
+    assert loads <= 2
+
+
 async def test_two_executors_on_one_workflow_decide_every_command_once(postgres_url: str, tenant: str) -> None:
     async with Ledger.open(postgres_url, tenant=tenant) as one, Ledger.open(postgres_url, tenant=tenant) as two:
         executors = Executor(one), Executor(two)
