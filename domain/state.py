@@ -44,7 +44,7 @@ CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "
 
 NOT_ITS_FAULT = frozenset({"agent_lost", "sandbox"})
 """Failures of what surrounds a task: they are no attempts of it."""
-TESTERS_OWN = frozenset({"agent_error", "timeout"})
+TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 """Failures that are the tester's own when it brings no receipts: they say nothing of the work."""
 
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {

@@ -202,7 +202,7 @@ def test_deadlines_of_runs_that_are_over_or_never_began_mean_nothing() -> None:
 # Testers in trouble
 
 
-@pytest.mark.parametrize("trouble", ["agent_lost", "agent_error", "sandbox", "timeout"])
+@pytest.mark.parametrize("trouble", ["agent_lost", "agent_error", "invalid_result", "sandbox", "timeout"])
 def test_a_tester_that_fails_has_the_tests_run_again_and_costs_the_task_no_attempt(trouble: str) -> None:
     task = msgspec.structs.replace(CHECKED, max_attempts=2)
     story = given(start(task), completed("a/1", 1)).when(failed("a/verify.1", 2, trouble, "tess"))
