@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -118,17 +119,18 @@ def _remove(common_dir: Path, path: Path) -> None:
             shutil.rmtree(folder)
         except FileNotFoundError:
             pass
-        except OSError:
-            _unprotect(folder)
-            try:
-                shutil.rmtree(folder)
-            except OSError as error:
-                raise GitError(f"cannot remove the worktree {path}: {error}. Remove it by hand.") from error
+        except (OSError, RecursionError):  # closed to us, or nested deeper than Python follows
+            _remove_by_force(folder)
 
 
-def _unprotect(folder: Path) -> None:
-    for parent, _, _ in os.walk(folder):
-        os.chmod(parent, 0o700)
+def _remove_by_force(folder: Path) -> None:
+    # Programs that go down any depth; `find` enters a folder only after it has opened it to us.
+    unlock = ("find", folder, "-type", "d", "!", "-perm", "-u=rwx", "-execdir", "chmod", "u+rwx", "{}", ";")
+    for command in (unlock, ("rm", "-rf", folder)):
+        done = subprocess.run(command, env={"PATH": os.defpath, "LC_ALL": "C"}, capture_output=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace")[:500].strip()
+        raise GitError(f"cannot remove the worktree {folder}: {said}. Remove it by hand.")
 
 
 def _with_trailers(message: str, trailers: Mapping[str, str]) -> bytes:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -527,6 +528,46 @@ async def test_a_cancelled_or_failing_attempt_leaves_no_worktree(ours: Repositor
     assert list((tmp_path / "w").iterdir()) == []
     assert list((ours.path / "worktrees").iterdir()) == []
     assert list((ours.path / "cairn" / "worktrees").iterdir()) == []
+
+
+@pytest.fixture
+def somebodys() -> Iterator[Path]:
+    """A folder of the user who runs this test; for root of another, whom it is until the end: root may do anything."""
+    folder, root = Path(tempfile.mkdtemp(prefix="cairn-git-")), os.geteuid() == 0
+    if root:
+        shutil.chown(folder, "nobody")
+        os.seteuid(folder.stat().st_uid)
+    yield folder
+    if root:
+        os.seteuid(0)
+    shutil.rmtree(folder)
+
+
+async def test_a_worktree_goes_whatever_an_attempt_has_closed_in_it(somebodys: Path) -> None:
+    ours = await Repository.create(somebodys / "ours.git")
+    base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
+    async with ours.workspace(bases=[base], folder=somebodys / "w") as workspace:
+        for mode in (0o000, 0o300, 0o400):
+            inner = workspace.path / f"{mode:o}" / "inner"
+            inner.mkdir(parents=True)
+            (inner / "file").touch()
+            inner.chmod(mode)
+            inner.parent.chmod(mode)
+    assert list((somebodys / "w").iterdir()) == []
+
+
+async def test_a_worktree_goes_however_deep_an_attempt_has_nested_it(ours: Repository, tmp_path: Path) -> None:
+    base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
+    async with ours.workspace(bases=[base], folder=tmp_path / "w") as workspace:
+        here = os.open(workspace.path, os.O_RDONLY)
+        for _ in range(3_000):
+            os.mkdir("d", dir_fd=here)
+            inner = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = inner
+        os.close(here)
+    assert list((tmp_path / "w").iterdir()) == []
+    assert await ours.prune() == ()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can work on another user's repository")
