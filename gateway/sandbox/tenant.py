@@ -42,14 +42,20 @@ async def tenancy(folder: Path) -> AsyncIterator[Tenant]:
         return
     with closing(_leased_uid()) as lease:
         uid = int(lease.getsockname()[1:].rpartition(b"-")[2])
-        try:
-            await asyncio.to_thread(_give, folder, uid)
-        except OSError as error:
-            raise SandboxBroken(f"cannot hand {folder} to uid {uid}: {error}; use a local file system") from error
+        await _handed(folder, uid)
         try:
             yield Tenant(uid, uid, own=True)
         finally:
-            await asyncio.to_thread(_give, folder, caller)
+            await _handed(folder, caller)
+
+
+async def _handed(folder: Path, heir: int) -> None:
+    try:
+        await asyncio.to_thread(_give, folder, heir)
+    except RecursionError:
+        raise SandboxBroken(f"cannot hand {folder} to uid {heir}: its folders are nested too deep") from None
+    except OSError as error:
+        raise SandboxBroken(f"cannot hand {folder} to uid {heir}: {error}; use a local file system") from error
 
 
 def _leased_uid() -> socket.socket:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import resource
 import socket
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -391,6 +392,16 @@ async def test_a_file_with_a_name_outside_the_folder_is_not_handed_over(sandbox:
         (work / "link").symlink_to(shared)
         await sandbox.run("echo theirs > shared; echo theirs > link", cwd=work, limits=QUICK)
         assert shared.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the work folder over")
+async def test_a_folder_nested_too_deep_to_hand_back_is_named(sandbox: Sandbox, work: Path) -> None:
+    nest = "import os\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\n"
+    try:
+        with pytest.raises(SandboxBroken, match="nested too deep"):
+            await python(sandbox, work, nest)
+    finally:
+        subprocess.run(["rm", "-rf", work / "d"], check=True)
 
 
 async def test_an_unknown_driver_is_refused_with_the_choices() -> None:
