@@ -80,8 +80,8 @@ def _ours(error: BaseException, text: str, arguments: list[str]) -> Stop:
             )
             return Stop(stop.USAGE, text + "".join(places), fix=f"cairn {_named(arguments)}--help")
         case Unauthorized():
-            why = "the token is not the running system's"
-            return Stop(stop.UNREACHABLE, text, why, "unset CAIRN_TOKEN, or set it to that of the system")
+            why = "the token is not the running system's: it is of CAIRN_TOKEN, or of a system here that was killed"
+            return Stop(stop.UNREACHABLE, text, why, "unset CAIRN_TOKEN if it is set, else: cairn up")
         case Unreachable():
             return Stop(stop.UNREACHABLE, text, fix="cairn up")
         case CairnError():

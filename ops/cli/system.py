@@ -8,7 +8,7 @@ from typing import Self
 
 import msgspec
 
-from cairn.calls import ENDED, Unreachable
+from cairn.calls import ENDED, CairnError
 from cairn.config import connection
 from cairn.sync import SyncClient
 from ops.cli.children import Child
@@ -91,7 +91,7 @@ class System:
         return None
 
     def _join(self) -> SyncClient | None:
-        """None if nothing is up here. Unreachable if another place was named and nobody answers there."""
+        """None if nothing is up here. CairnError if another place, or token, was named and it is not to be had there."""
         try:
             where = connection(self._settings.data_dir)
         except ConnectionError:
@@ -99,10 +99,11 @@ class System:
         client = SyncClient(where, actor=user())
         try:
             client.workflows(1)
-        except Unreachable:
-            if where.url != self._told().url:
+        except CairnError:
+            told = self._told()
+            if (where.url, where.token) != (told.url, told.token):
                 raise
-            return None  # what was up here was killed
+            return None  # what was up here was killed, and somebody else may listen on its port since
         return client
 
     def _start(self) -> SyncClient:
@@ -145,4 +146,5 @@ class _Up(msgspec.Struct):
 
     pid: int | None = None
     url: str = ""
+    token: str = ""
     repository: str = ""

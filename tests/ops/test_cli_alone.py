@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from cli_home import WAIT_SECONDS, Home, ended, new_home, on_terminal, plain, told, until
@@ -89,6 +91,33 @@ def test_a_system_that_cannot_start_says_why_and_leaves_nothing(home: Home) -> N
     home.environment["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:9/none"
     done = home.cairn("run", "never.json")
     assert done.returncode == 1 and "the system did not start" in done.stderr and "up.log" in done.stderr
+
+
+def test_a_run_starts_a_system_where_another_program_took_the_port_of_one_that_was_killed(home: Home) -> None:
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(int(self.headers["Authorization"].removeprefix("Bearer ")))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    home.data.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        left = {"pid": 1, "url": f"http://127.0.0.1:{stranger.server_port}", "nats_url": "nats://127.0.0.1:9"}
+        for status in ("401", "404"):  # as another Cairn answers, and as a server of something else does
+            (home.data / "up.json").write_text(json.dumps({**left, "token": status}))
+            plan = home.plan(f"run-{status}", {"id": "a", "approval": ["before_dispatch"]})
+            done = home.cairn("run", plan)
+            stop = re.search(r"stop the system: kill (\d+)", done.stderr)
+            assert done.returncode == 5 and stop, done.stderr
+            os.kill(int(stop[1]), signal.SIGTERM)
+            until(lambda: not home.runs())
+        home.environment["CAIRN_TOKEN"] = "403"
+        (home.data / "up.json").write_text(json.dumps({**left, "token": "200"}))
+        assert home.cairn("run", plan).returncode == 6, "a token that was named is not passed over"
+        (home.data / "up.json").unlink()
+        stranger.shutdown()
 
 
 def test_two_runs_at_once_share_one_system_that_lives_as_long_as_either_needs_it(home: Home) -> None:
