@@ -127,6 +127,9 @@ async def _run(args: Iterable[str | Path], env: Mapping[str, str] | None, talk: 
         "TZ": "UTC",
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": "/dev/null",
+        # For a `~` in the repository's own configuration; what git looks for there by itself, it must not find.
+        "HOME": os.path.expanduser("~"),
+        "XDG_CONFIG_HOME": "/dev/null",
         "GIT_ATTR_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
         **identity(IDENTITY),

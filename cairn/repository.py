@@ -52,7 +52,10 @@ class Repository:
             raise GitError(
                 f"{path} is not the top folder of a Git repository ({said}). To make it one: git init {path}"
             )
-        git_dir, common_dir = os.fsdecode(out).splitlines()
+        git_dir, *rest = os.fsdecode(out).removesuffix("\n").split("\n")
+        if len(rest) != 1:
+            raise GitError(f"{str(path)!r} has a line break in its name: give the repository another")
+        (common_dir,) = rest
         return cls(path, Path(git_dir), Path(common_dir))
 
     async def import_folder(self, folder: Path | None, *, message: str, ref: str) -> str:

@@ -151,6 +151,30 @@ async def test_opening_what_is_no_repository_says_so_and_how_to_mend_it(users: P
             await Repository.open(path)
 
 
+async def test_a_home_in_the_repositorys_configuration_is_found_and_nothing_else_of_it(
+    users: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    (home / ".config/git").mkdir(parents=True)
+    (home / ".config/git/ignore").write_text("global\n")
+    (home / "mine").write_text("local\n")
+    sh(users, "config", "core.excludesFile", "~/mine")
+    repository = await Repository.open(users)
+    start = await repository.head()
+    for unignored in (set[str](), {"local"}):
+        async with repository.workspace(bases=[start], folder=tmp_path / "w") as workspace:
+            for name in ("global", "local"):
+                (workspace.path / name).touch()
+            made = await workspace.commit("text", author=AUTHOR, trailers=TRAILERS)
+        assert made and set(await repository.changed_files(start, made)) == {"global"} | unignored
+        sh(users, "config", "core.excludesFile", "")
+
+
+async def test_a_repository_whose_path_has_a_line_break_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GitError, match="line break"):
+        await Repository.create(tmp_path / "two\nlines.git")
+
+
 async def test_open_takes_bare_repositories_linked_worktrees_and_symlinks(users: Path, tmp_path: Path) -> None:
     head = sh(users, "rev-parse", "HEAD").strip()
     sh(tmp_path, "clone", "-q", "--bare", str(users), "bare")
