@@ -65,15 +65,23 @@ async def up(
 ) -> int:
     """Runs the system until SIGINT or SIGTERM, then drains it. `ready` is called once all of it answers.
 
-    Raises what made it impossible: ServerFailed, AlreadyRunning, OSError for a port that is taken, MigrationError.
+    Raises what made it impossible: ServerFailed, AlreadyRunning, OSError for a port that is taken, MigrationError; and
+    CancelledError when the signal comes while the servers start, which can take as long as a recovery does.
     """
-    stop = asyncio.Event()
+    stop, starting = asyncio.Event(), asyncio.current_task()
+
+    def on_signal() -> None:
+        if starting is not None and not stop.is_set():
+            starting.cancel()
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(embedded(settings, tell))
         bus = await stack.enter_async_context(Bus.connect(servers.nats_url, name="cairn"))
         ledger = await stack.enter_async_context(Ledger.open(servers.database_url, tenant=settings.tenant, bus=bus))
+        starting = None
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS))
         executor = Executor(ledger)
         board, due = Projection(readers, Board()), Projection(readers, DueView())

@@ -1,11 +1,12 @@
 """`cairn up`."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ops.cli.place import HERE, Place
-from ops.cli.stop import FAILED, Stop
+from ops.cli.stop import FAILED, INTERRUPTED, Stop
 from ops.cli.text import say
 
 if TYPE_CHECKING:
@@ -30,8 +31,13 @@ def command(*, listen: str | None = None, testers: int = 1, place: Place = HERE)
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(_up(settings, testers))
-    return uvloop.run(_up(settings, testers))
+        run: Callable[[Coroutine[None, None, int]], int] = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        return run(_up(settings, testers))
+    except asyncio.CancelledError:  # a signal before it was up
+        return INTERRUPTED
 
 
 async def _up(settings: "Settings", testers: int) -> int:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,6 +119,15 @@ def test_a_run_starts_a_system_where_another_program_took_the_port_of_one_that_w
         assert home.cairn("run", plan).returncode == 6, "a token that was named is not passed over"
         (home.data / "up.json").unlink()
         stranger.shutdown()
+
+
+def test_ctrl_c_ends_a_start_that_still_waits_for_a_server(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        up = home.start("up", DATABASE_URL=url)
+        with silent.accept()[0]:  # now it waits for an answer that does not come
+            assert ended(up, signal.SIGINT) == 130
+    until(lambda: not home.runs())
 
 
 def test_two_runs_at_once_share_one_system_that_lives_as_long_as_either_needs_it(home: Home) -> None:
