@@ -54,7 +54,7 @@ def command(
     from ops.cli.logs import configure
 
     settings = place.settings()
-    _check(role, exec, scripted, name)
+    _check(role, exec, scripted, name, capacity)
     configure(settings.log_level)
     if until is not None:
         _end_with(until)
@@ -152,7 +152,9 @@ def resolved(cmd: str, folder: Path) -> str:
     return cmd
 
 
-def _check(roles: list[str], exec: str | None, scripted: Path | None, name: str | None) -> None:
+def _check(roles: list[str], exec: str | None, scripted: Path | None, name: str | None, capacity: int | None) -> None:
+    from cairn.agent import Agent
+
     example = f"cairn agent --role {roles[0]} --exec './{roles[0]}.sh'"
     if exec is not None and scripted is not None:
         raise Stop(USAGE, "--exec and --scripted are both given", "an agent works in one way", example)
@@ -166,6 +168,11 @@ def _check(roles: list[str], exec: str | None, scripted: Path | None, name: str 
         raise Stop(USAGE, f"--scripted {scripted} is no folder", fix="name the folder of an example's patches")
     if name is not None and exec is None:
         raise Stop(USAGE, "--name is only for --exec", "the built-in agents name themselves", example)
+    try:
+        for role in roles:
+            Agent(role, name=name, capacity=1 if capacity is None else capacity)
+    except ValueError as error:
+        raise Stop(USAGE, str(error), fix="cairn agent --help") from None
 
 
 def _end_with(pid: int, end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM)) -> None:

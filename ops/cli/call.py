@@ -50,8 +50,15 @@ def explained(error: BaseException, arguments: list[str]) -> Stop:
             return Stop(stop.USAGE, _sentence(text), fix=f"cairn {_named(arguments)}--help")
         case PermissionError() | FileNotFoundError() | IsADirectoryError() | NotADirectoryError():
             return Stop(stop.FAILED, f"{error.filename}: {error.strerror}", fix="cairn doctor")
+        case UnicodeEncodeError():
+            return Stop(stop.USAGE, f"{error.object!a} is not UTF-8", fix="give it another name")
     if module in ("cairn", "ops", "ledger", "gateway", "handlers", "projections"):
         return _ours(error, text, arguments)
+    if module == "psycopg":  # its errors are no OSErrors; what is wrong with a statement of ours is a defect
+        from psycopg import OperationalError
+
+        if isinstance(error, OperationalError):
+            return Stop(stop.UNREACHABLE, f"Postgres: {text}", fix="correct DATABASE_URL; cairn doctor tries it")
     if isinstance(error, OSError):  # a connection that was refused, a port that is taken, a disk that is full
         code = stop.UNREACHABLE if isinstance(error, ConnectionError | TimeoutError) else stop.FAILED
         return Stop(code, text or type(error).__name__, fix="cairn doctor")

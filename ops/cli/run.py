@@ -1,6 +1,7 @@
 """`cairn run`."""
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -55,6 +56,7 @@ def command(
     scripted
         The folder of an example's patches: scripted agents play every role of the plan.
     """
+    from domain.plan import ID_PATTERN
     from domain.validate import parse, problems
 
     raw = read(plan)
@@ -63,6 +65,8 @@ def command(
         return USAGE
     if yes and not watch:
         raise Stop(USAGE, "--yes and --detach are both given", "nobody would be there to approve", "leave one out")
+    if id is not None and not re.search(ID_PATTERN, id):
+        raise Stop(USAGE, f"--id {id!r}: at most 63 of a-z, 0-9, _ and -, the first a letter or a digit")
     settings, parsed = place.settings(), parse(raw)
     if scripted is not None and not scripted.is_dir():
         raise Stop(USAGE, f"--scripted {scripted} is no folder", fix="name the folder of an example's patches")

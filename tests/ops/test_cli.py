@@ -133,10 +133,34 @@ def test_the_doctor_says_of_every_line_how_it_is_and_what_to_do(data_dir: Path) 
     (["--role", "coder", "--scripted", "nowhere"], "is no folder"),
     (["--role", "coder", "--role", "writer", "--exec", "true"], "more than one --role"),
     (["--role", "coder", "--exec", " "], "--exec is empty"),
+    (["--role", "Bad Role", "--exec", "true"], "role 'Bad Role'"),
+    (["--role", "coder", "--exec", "true", "--name", "a/b"], "name 'a/b'"),
+    (["--role", "coder", "--exec", "true", "--capacity", "0"], "capacity 0"),
 ])  # fmt: skip
 def test_an_agent_has_to_know_how_to_work(arguments: list[str], said: str) -> None:
     done = cairn("agent", *arguments)
     assert done.returncode == 2 and said in done.stderr and "fix: " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../up", "two\nlines", "Upper", "a.lock", ""])
+def test_a_workflow_cannot_be_called_what_is_no_id(name: str, data_dir: Path) -> None:
+    done = cairn("run", PLAN, "--id", name, "--data-dir", data_dir)
+    assert done.returncode == 2 and f"--id {name!r}: " in done.stderr
+    assert list(data_dir.iterdir()) == []
+
+
+def test_a_postgres_that_cannot_be_had_is_unreachable_and_no_defect(data_dir: Path) -> None:
+    done = cairn("up", "--testers", "0", "--data-dir", data_dir, DATABASE_URL="postgresql://me@127.0.0.1:9/d")
+    assert done.returncode == 6 and "Connection refused" in done.stderr and "DATABASE_URL" in done.stderr
+    assert "defect" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["show", "a\udcff"], ["up", "--data-dir", "/tmp/a\udcff"]])
+def test_what_is_no_text_is_a_usage_error(arguments: list[str], data_dir: Path) -> None:
+    left = {"pid": 1, "url": "http://127.0.0.1:9", "token": "t", "nats_url": "nats://127.0.0.1:9", "tenant": "main"}
+    (data_dir / "up.json").write_text(json.dumps(left))
+    done = cairn(*arguments, CAIRN_DATA_DIR=str(data_dir))
+    assert done.returncode == 2 and "\\udcff" in done.stderr and "defect" not in done.stderr
 
 
 def test_a_relative_program_is_found_from_the_folder_the_agent_was_started_in(tmp_path: Path) -> None:
