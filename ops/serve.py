@@ -108,7 +108,7 @@ async def up(
             app = application(
                 executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds,
-                hosts=[settings.listen.rpartition(":")[0]],
+                hosts=[settings.listen.rpartition(":")[0].strip("[]")],
             )  # fmt: skip
             url = await stack.enter_async_context(listening(app, settings.listen, tell))
             where = Up(
@@ -134,6 +134,7 @@ async def up(
 async def listening(app: web.Application, listen: str, tell: Callable[[str], None]) -> AsyncIterator[str]:
     """Serves the gateway on `host:port`, or on the next free port when that one is taken; its URL."""
     host, _, port = listen.rpartition(":")
+    host = host.strip("[]")  # as an IPv6 address is written before a port
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
@@ -144,7 +145,7 @@ async def listening(app: web.Application, listen: str, tell: Callable[[str], Non
                 break
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise
+                    raise OSError(f"cannot listen on {listen}: {error.strerror}; set CAIRN_LISTEN") from error
                 taken = error
         else:
             raise OSError(
