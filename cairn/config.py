@@ -34,7 +34,7 @@ def connection(folder: Path | None = None) -> Connection:
     env = os.environ
     folder = folder or Path(env.get("CAIRN_DATA_DIR") or default_data_dir())
     try:
-        found = json.loads((folder / "up.json").read_text())
+        found = json.loads((folder / "up.json").read_bytes())
     except FileNotFoundError:
         found = {}
     values = {

@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         arguments = ["version"]
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if stream is not None:  # it is where the caller has closed it
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     from ops.cli.call import call
 
     return call(list(arguments))

@@ -21,7 +21,8 @@ def call(arguments: list[str]) -> int:
     rest = [STDIN if argument == "-" else argument for argument in arguments if argument != DEBUG]
     try:
         code = _app()(rest, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code if isinstance(code, int) else stop.OK
     except BrokenPipeError:
         # Python would complain once more when it flushes what nobody reads.

@@ -209,6 +209,23 @@ def test_a_traceback_is_shown_with_debug_only(data_dir: Path) -> None:
     assert "Traceback" in cairn("ls", "--debug", "--data-dir", str(data_dir)).stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_no_error(closed: str) -> None:
+    call = f'"{sys.executable}" -m cairn config show {closed}'
+    done = subprocess.run(call, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_a_locale_that_is_not_utf8_leads_to_the_same_system(data_dir: Path) -> None:
+    folder = data_dir / "ü"
+    folder.mkdir()
+    left = {"pid": 1, "url": "http://127.0.0.1:9", "repository": str(folder)}
+    (folder / "up.json").write_text(json.dumps(left, ensure_ascii=False), "utf-8")
+    ascii = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = cairn("ls", CAIRN_DATA_DIR=str(folder), **ascii)
+    assert done.returncode == 6 and "nobody answers at http://127.0.0.1:9" in done.stderr
+
+
 def test_nobody_reading_the_output_any_more_is_no_error() -> None:
     reader = subprocess.Popen(["head", "-c", "1"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     done = subprocess.run([sys.executable, "-m", "cairn", "config", "show"], cwd=ROOT, stdout=reader.stdin,
