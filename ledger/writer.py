@@ -23,7 +23,7 @@ from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, NotR
 from ledger.group import Group, Pending, bases, compose, insert, survey
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
-from ledger.rows import Head, answer_from
+from ledger.rows import Head, answer_from, select
 
 GROUP_EVENTS = 1_000
 GROUP_BYTES = 8 * 1024 * 1024
@@ -173,8 +173,7 @@ class Writer:
             for pending in appends:
                 actual = versions[pending.stream]
                 if first := found.get(pending.rows[0].id):
-                    answer = await answer_from(connection, first)
-                    answers.append((pending, answer if pending.attempted else AlreadyRecorded(answer)))
+                    answers.append((pending, await _found(connection, pending, first)))
                 elif actual != pending.expected:
                     answers.append((pending, WrongVersion(pending.stream, pending.expected, actual)))
                 else:
@@ -222,3 +221,17 @@ class Writer:
                 )
                 pending.fail(LedgerUnavailable(f"{why} not known: ask again with the same ids, that is always safe."))
         await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+
+
+async def _found(connection: Connection, pending: Pending, first: Recorded) -> list[Recorded] | AlreadyRecorded:
+    """What became of an append whose first event is there: recorded just as it was sent, or a repeat of its command.
+
+    Its events may have several causes, and a repeat may have been sent too: so versions and ids decide.
+    """
+    if pending.attempted:
+        there = await select(
+            connection, "read_stream", stream=pending.stream, after=pending.expected, limit=len(pending.rows)
+        )
+        if [recorded.id for recorded in there] == [row.id for row in pending.rows]:
+            return there
+    return AlreadyRecorded(await answer_from(connection, first))

@@ -13,6 +13,7 @@ from appends import SECONDS, append, fill, until
 from psycopg.pq import TransactionStatus
 
 from ledger import postgres, writer
+from ledger.append import Append
 from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, UnsafeServer
 from ledger.group import Group
 from ledger.ledger import Ledger
@@ -91,6 +92,43 @@ async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monk
     assert [event.version for event in first] == [2, 3]
     assert [len(events) for events in others] == [2] * 5
     assert (await ledger.verify()).events == 13
+
+
+async def test_an_unheard_append_of_several_commands_is_answered_whole(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands that are decided together share an append; none of them may be told that it changed nothing."""
+    await fill(ledger, "workflow-a", 1)
+    insert, losses = writer.insert, 1
+
+    async def losing(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
+        nonlocal losses
+        written = await insert(connection, group, starts)
+        if losses:
+            losses -= 1
+            await connection.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return written
+
+    monkeypatch.setattr(writer, "insert", losing)
+    one, other = append("workflow-a", 1, 2), append("workflow-a", 3, 2)
+    answer = await ledger.append(Append("workflow-a", 1, [*one.events, *other.events]))
+    assert losses == 0
+    assert [event.id for event in answer] == [new.id for new in (*one.events, *other.events)]
+    assert answer == await ledger.read_stream("workflow-a", 1)
+
+
+async def test_a_repeat_is_a_repeat_also_when_its_first_attempt_did_not_reach_postgres(ledger: Ledger) -> None:
+    """Else its old events were taken for new ones, at versions they do not have, and what came with them was lost."""
+    first = append("workflow-a", 0)
+    answer = await ledger.append(first)
+    await ledger.append(append("workflow-a", 1))
+    assert ledger._writer._connection is not None
+    await ledger._writer._connection.close()
+    with pytest.raises(AlreadyRecorded) as repeat:
+        await ledger.append(Append("workflow-a", 2, [*first.events, *append("workflow-a", 3).events]))
+    assert repeat.value.recorded == answer
+    assert (await ledger.head()).position == 2
 
 
 async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_url: str, tenant: str) -> None:
