@@ -32,6 +32,13 @@ PATIENCE_SECONDS = 60.0
 CLOSING_SECONDS = 5.0
 ALONE_GROUPS = 8
 RETRY_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+LOST = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+)
+"""A connection that is to be replaced. The last two end the transaction of a process that was suspended in it."""
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +143,7 @@ class Writer:
                 if not await self._fast(connection, appends):
                     await self._locked(connection, appends)
                 return
-            except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+            except LOST as error:
                 for pending in appends:
                     pending.attempted = True
                 await self._reconnect(appends, error, attempt)

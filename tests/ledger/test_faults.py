@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import selectors
 import signal
 from pathlib import Path
 from uuid import uuid4
@@ -129,6 +130,30 @@ async def test_a_repeat_is_a_repeat_also_when_its_first_attempt_did_not_reach_po
         await ledger.append(Append("workflow-a", 2, [*first.events, *append("workflow-a", 3).events]))
     assert repeat.value.recorded == answer
     assert (await ledger.head()).position == 2
+
+
+async def test_a_process_suspended_in_the_middle_of_a_transaction_begins_it_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres ends the session of one that holds the head's lock for too long: that is a lost connection, no fault."""
+    await fill(ledger, "workflow-a", 1)
+    ledger._writer._contended = 1
+    insert, suspended = writer.insert, False
+
+    async def suspending(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
+        nonlocal suspended
+        if not suspended:
+            suspended = True
+            await connection.execute("SET idle_in_transaction_session_timeout = '50ms'")
+            with selectors.DefaultSelector() as ended:  # without the loop, as a suspended process
+                ended.register(connection.pgconn.socket, selectors.EVENT_READ)
+                assert ended.select(SECONDS)
+        return await insert(connection, group, starts)
+
+    monkeypatch.setattr(writer, "insert", suspending)
+    assert (await ledger.append(append("workflow-a", 1)))[0].position == 2
+    assert suspended
+    assert (await ledger.verify()).events == 2
 
 
 async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_url: str, tenant: str) -> None:
