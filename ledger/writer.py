@@ -29,6 +29,8 @@ GROUP_EVENTS = 1_000
 GROUP_BYTES = 8 * 1024 * 1024
 QUEUED_EVENTS = 20_000
 PATIENCE_SECONDS = 60.0
+ATTEMPT_SECONDS = 35.0
+"""Longer than Postgres's own limits allow: behind it hangs a disk or a server that answers nothing but keeps the line."""
 CLOSING_SECONDS = 5.0
 ALONE_GROUPS = 8
 RETRY_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -139,11 +141,12 @@ class Writer:
         """Commits what can be, answers every append; a Postgres that is away is waited for."""
         for attempt in count():
             try:
-                connection = await self._connected()
-                if not await self._fast(connection, appends):
-                    await self._locked(connection, appends)
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    connection = await self._connected()
+                    if not await self._fast(connection, appends):
+                        await self._locked(connection, appends)
                 return
-            except LOST as error:
+            except (*LOST, TimeoutError) as error:
                 for pending in appends:
                     pending.attempted = True
                 await self._reconnect(appends, error, attempt)
@@ -213,9 +216,10 @@ class Writer:
             self._connection = await self._connect()
         return self._connection
 
-    async def _reconnect(self, appends: list[Pending], error: psycopg.Error, attempt: int) -> None:
+    async def _reconnect(self, appends: list[Pending], error: Exception, attempt: int) -> None:
         """Forgets the connection and the head, waits a little, and gives up the appends that have waited too long."""
-        log.warning("ledger.append.retried", attempt=attempt + 1, error=str(error).strip())
+        said = str(error).strip() or "no answer"
+        log.warning("ledger.append.retried", attempt=attempt + 1, error=said)
         if self._connection is not None:
             await self._connection.close()
         self._connection = self._head = None
@@ -224,7 +228,7 @@ class Writer:
             waited = monotonic() - pending.since
             if waited > patience:
                 why = (
-                    f"Postgres did not answer for {waited:.0f} s ({error}). Whether {pending.stream} was appended to is"
+                    f"Postgres did not answer for {waited:.0f} s ({said}). Whether {pending.stream} was appended to is"
                 )
                 pending.fail(LedgerUnavailable(f"{why} not known: ask again with the same ids, that is always safe."))
         await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])

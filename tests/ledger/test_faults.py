@@ -156,6 +156,25 @@ async def test_a_process_suspended_in_the_middle_of_a_transaction_begins_it_agai
     assert (await ledger.verify()).events == 2
 
 
+async def test_a_postgres_that_hangs_is_left_and_does_nothing_when_it_goes_on(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stalled disk or a suspended process keeps the line and answers nothing: no time limit of its own ends that."""
+    monkeypatch.setattr(writer, "ATTEMPT_SECONDS", 0.1)
+    await fill(ledger, "workflow-a", 1)
+    assert ledger._writer._connection is not None
+    backend = ledger._writer._connection.info.backend_pid
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(SECONDS):
+            (recorded,) = await ledger.append(append("workflow-a", 1))
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    await until(lambda: not Path(f"/proc/{backend}").exists())
+    assert recorded.position == 2
+    assert (await ledger.verify()).events == 2
+
+
 async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_url: str, tenant: str) -> None:
     async with await connect(postgres_url, tenant) as slow:
         await migrate(slow, tenant)
