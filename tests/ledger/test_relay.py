@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -185,6 +186,24 @@ async def test_a_stream_ahead_of_the_ledger_is_found_at_the_start(postgres_url: 
     await bus.store(subject, body)
     async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
         await published(ledger, 1)
+        assert (await ledger.head()).epoch == 2
+        await assert_both_logs_equal(ledger, bus)
+
+
+@pytest.mark.parametrize("odd", [b'{"x":' + b"[" * 10_000, b'"sequence":"seven"', b'"digest":"zz"'])
+async def test_a_message_that_makes_no_sense_is_replaced_like_any_other(
+    postgres_url: str, tenant: str, bus: Bus, odd: bytes
+) -> None:
+    """One of them at the stream's end ended the relay, and so the process, at every start."""
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        (event,) = await fill(ledger, "workflow-a", 1)
+        await published(ledger, 1)
+    subject, body, _ = announce(event, tenant, 1, bus.max_payload)
+    key = odd.partition(b":")[0]
+    await bus.store(subject, re.sub(key + b':"[^"]*"', odd, body) if key in body else odd)
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        await fill(ledger, "workflow-b", 2)
+        await published(ledger, 3)
         assert (await ledger.head()).epoch == 2
         await assert_both_logs_equal(ledger, bus)
 
