@@ -420,8 +420,13 @@ def _behind(expected_last: int | None, number: int, messages: Sequence[tuple[str
 
 
 def _reply(answer: Message) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(answer.data)
-    return body
+    try:
+        body = json.loads(answer.data)
+        if isinstance(body, dict) and isinstance(body.get("error", {}), dict):
+            return body
+    except (ValueError, RecursionError):
+        pass  # whoever listens on a subject may answer what is sent there, and be faster than JetStream
+    raise TimeoutError(f"JetStream's answer did not come first, but {answer.data[:100]!r}")
 
 
 def _settled(answer: dict[str, Any], name: str) -> dict[str, Any]:

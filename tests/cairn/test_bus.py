@@ -131,6 +131,21 @@ async def test_a_request_that_nobody_hears_and_one_that_nobody_answers(bus: Bus)
     assert not bus._waiting
 
 
+@pytest.mark.parametrize("answer", [b"", b"hello", b"[]", b"[" * 100_000, b'{"error":"no"}'])
+async def test_an_answer_that_is_not_jetstreams_leaves_the_outcome_unknown(
+    bus: Bus, server: Nats, answer: bytes
+) -> None:
+    async with Bus.connect(server.url) as meddler:
+
+        async def meddle(message: Message) -> None:
+            await meddler.publish(message.reply, answer)
+
+        await meddler.subscribe("$JS.API.ODD", meddle)
+        await meddler.api("INFO")
+        with pytest.raises(TimeoutError, match="did not come first"):
+            await bus.api("ODD")
+
+
 async def test_a_request_ends_in_time_also_when_the_server_reads_nothing(bus: Bus, server: Nats) -> None:
     os.kill(pid(server), signal.SIGSTOP)
     began = time.monotonic()
