@@ -62,6 +62,7 @@ class Relay:
         self._stream = ""
         self._epoch = 0
         self._looked = 0.0
+        self._refused_at = -1
         self._atomic = True
         self._handed: list[Recorded] = []
         self._work = asyncio.Event()
@@ -159,7 +160,11 @@ class Relay:
             answer = await self._publish_singly(batch)
         if answer.get("seq") != expected or answer.get("stream") != self._stream or answer.get("duplicate"):
             log.debug("ledger.relay.looks", tenant=self._tenant, position=self.last, answer=answer)
+            if self._refused_at == self.last:  # nobody was faster: this is no race, and trying at once again no use
+                raise Refusal("an event", answer.get("error") or {"description": f"it answers {answer}"})
+            self._refused_at = self.last
             return False
+        self._refused_at = -1
         self._advance(expected)
         return True
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from appends import SECONDS, append, assert_both_logs_equal, fill, followed, in_stream, started
+from structlog.testing import capture_logs
 
 from cairn.bus import Bus
 from ledger import relay
@@ -19,6 +20,7 @@ from ledger.announce import announce
 from ledger.append import Append, NewEvent
 from ledger.errors import ForeignStream
 from ledger.ledger import Ledger
+from ledger.recorded import Recorded
 from ledger.relay import Relay
 from ledger.stream import stream_config, stream_name
 from ops.embedded.nats import Nats
@@ -206,6 +208,33 @@ async def test_a_message_that_makes_no_sense_is_replaced_like_any_other(
         await published(ledger, 3)
         assert (await ledger.head()).epoch == 2
         await assert_both_logs_equal(ledger, bus)
+
+
+async def test_a_stream_that_refuses_whatever_comes_is_told_of_and_asked_now_and_then(
+    relayed: Ledger, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused twice at one place is no race with another relay; it was asked as fast as it could answer, in silence."""
+    await fill(relayed, "workflow-a", 1)
+    await published(relayed, 1)
+    config = (await bus.api(f"STREAM.INFO.{stream_name(relayed.tenant, 1)}"))["config"]
+    assert "error" not in await bus.api(f"STREAM.UPDATE.{config['name']}", {**config, "max_msg_size": 10})
+    asked, publish = 0, relay_of(relayed)._publish
+
+    async def counted(events: list[Recorded]) -> bool:
+        nonlocal asked
+        asked += 1
+        return await publish(events)
+
+    monkeypatch.setattr(relay_of(relayed), "_publish", counted)
+    with capture_logs() as logs:
+        await fill(relayed, "workflow-b", 1)
+        async with asyncio.timeout(SECONDS):
+            while not any("maximum" in line.get("error", "") for line in logs):
+                await asyncio.sleep(0.01)
+    assert asked == 2
+    assert "error" not in await bus.api(f"STREAM.UPDATE.{config['name']}", config)
+    await published(relayed, 2)
+    await assert_both_logs_equal(relayed, bus)
 
 
 async def test_a_stream_that_lost_what_the_relay_saw_in_it_is_filled_at_the_same_sequences(
