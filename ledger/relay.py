@@ -20,7 +20,7 @@ from uuid import UUID
 import structlog
 
 from ledger.announce import Announcement, announce
-from ledger.errors import LedgerUnavailable
+from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.ports import Bus
 from ledger.recorded import Recorded
 from ledger.rows import Head
@@ -228,8 +228,12 @@ class Relay:
         if state.last > now.position:
             why = f"it goes to {state.last}, the ledger to {now.position}"
             return await self._give_up(head.epoch, head.epoch + 1, why)
-        if held is not None and not _same(held, (await self._read(state.last - 1, 1))[0]):
-            return await self._give_up(head.epoch, head.epoch + 1, f"sequence {state.last} holds another event")
+        if held is not None:
+            truth = await self._read(state.last - 1, 1)
+            if not truth:
+                raise BrokenChain(state.last, "it is missing, and all after it")
+            if not _same(held, truth[0]):
+                return await self._give_up(head.epoch, head.epoch + 1, f"sequence {state.last} holds another event")
         self._stream, self._epoch, self._atomic = config["name"], head.epoch, state.atomic
         self._looked = monotonic()
         self.head = max(self.head, now.position)

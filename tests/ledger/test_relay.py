@@ -18,7 +18,7 @@ from cairn.bus import Bus
 from ledger import relay
 from ledger.announce import announce
 from ledger.append import Append, NewEvent
-from ledger.errors import ForeignStream
+from ledger.errors import BrokenChain, ForeignStream
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
 from ledger.relay import Relay
@@ -266,6 +266,27 @@ async def test_another_event_at_the_same_sequence_is_found_at_the_start(
         await published(ledger, 5)
         assert (await ledger.head()).epoch == 2
         assert await in_stream(bus, stream_name(tenant, 2)) == await ledger.read(0)
+
+
+@pytest.mark.parametrize(("missing", "first"), [("= 4", 4), ("> 4", 6)])
+async def test_a_ledger_that_lacks_an_event_is_not_carried_over(
+    postgres_url: str, tenant: str, bus: Bus, missing: str, first: int
+) -> None:
+    """What came after the gap stood at the gap's sequence, was found to be wrong there, and so for an epoch each time."""
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        await fill(ledger, "workflow-a", 6)
+        await published(ledger, 6)
+    if missing == "= 4":
+        await bus.api(f"STREAM.DELETE.{stream_name(tenant, 1)}")
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        await connection.execute(f"SET search_path = cairn_{tenant}; ALTER TABLE events DISABLE TRIGGER ALL")
+        await connection.execute(f"DELETE FROM events WHERE position {missing}".encode())
+    with pytest.raises(ExceptionGroup) as fault:
+        async with Ledger.open(postgres_url, tenant=tenant, bus=bus), asyncio.timeout(SECONDS):
+            await asyncio.Event().wait()
+    assert fault.group_contains(BrokenChain, match=f"position {first}: it is missing")
+    async with Ledger.open(postgres_url, tenant=tenant) as ledger:
+        assert (await ledger.head()).epoch == 1
 
 
 async def test_an_older_epochs_ledger_gives_way_to_the_later_epochs_stream(
