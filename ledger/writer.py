@@ -19,7 +19,7 @@ import psycopg
 import structlog
 
 from ledger.append import Append
-from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
+from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
 from ledger.group import Group, Pending, bases, compose, insert, survey
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
@@ -190,8 +190,13 @@ class Writer:
                     versions[pending.stream] += len(pending.rows)
                     accepted.append(pending)
             group = compose(accepted, head)
-            if accepted and not await insert(connection, group, {}):
-                raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
+            try:
+                if accepted and not await insert(connection, group, {}):
+                    raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
+            except psycopg.errors.UniqueViolation as error:
+                if error.diag.constraint_name == "events_position":
+                    raise BrokenChain(head.position + 1, "there are events behind the head") from error
+                raise
         self._settle(group)
         for pending, outcome in answers:
             if isinstance(outcome, Exception):

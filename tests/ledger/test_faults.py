@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from ledger import postgres, writer
 from ledger.append import Append
-from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, UnsafeServer
+from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, UnsafeServer
 from ledger.group import Group
 from ledger.ledger import Ledger
 from ledger.migrate import migrate
@@ -277,6 +277,21 @@ async def test_a_fault_of_the_ledgers_own_work_surfaces(postgres_url: str, tenan
     with pytest.raises(ExceptionGroup) as fault:
         await without_its_tables()
     assert fault.group_contains(psycopg.errors.UndefinedTable)
+
+
+async def test_events_behind_the_head_are_a_fault_and_no_appends_own(postgres_url: str, tenant: str) -> None:
+    """Every append was answered that it can never be recorded: what is told so is given up for ever."""
+
+    async def beyond_its_head() -> None:
+        async with Ledger.open(postgres_url, tenant=tenant) as ledger:
+            await fill(ledger, "workflow-a", 2)
+            async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+                await connection.execute(f"UPDATE cairn_{tenant}.ledger_head SET position = 1".encode())
+            await ledger.append(append("workflow-b", 0))
+
+    with pytest.raises(ExceptionGroup) as fault:
+        await beyond_its_head()
+    assert fault.group_contains(BrokenChain, match="position 2: there are events behind the head")
 
 
 async def test_an_error_of_the_caller_passes_through_as_it_is(postgres_url: str, tenant: str) -> None:
