@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 
 from cairn.bus import Bus
 from ledger import relay
-from ledger.announce import announce
-from ledger.append import Append, NewEvent
+from ledger.announce import ENVELOPE_BYTES, announce
+from ledger.append import TEXT_BYTES, Append, NewEvent
+from ledger.codec import encode
 from ledger.errors import BrokenChain, ForeignStream
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
@@ -91,6 +92,19 @@ async def test_an_event_larger_than_a_message_does_not_stop_the_relay(relayed: L
     assert [event.digest for event in held] == [event.digest for event in recorded]
     assert [event.state for event in held] == [recorded[0].state, b"", recorded[2].state]
     assert await followed(relayed, 3) == recorded
+
+
+async def test_the_longest_envelope_fits_around_the_largest_state(relayed: Ledger, bus: Bus) -> None:
+    """A message that NATS does not take would stop the relay for ever."""
+    text = '"' * TEXT_BYTES
+    fits = bus.max_payload - ENVELOPE_BYTES - len(encode(started(agent="")))
+    for version, size in enumerate((fits, fits + 1)):
+        event = NewEvent(started(agent="x" * size), uuid4(), text, text, text, text)
+        await relayed.append(Append(f"{'w' * 32}-{'a' * 128}", version, [event]))
+    await published(relayed, 2)
+    held = await in_stream(bus, stream_name(relayed.tenant, 1))
+    assert [len(event.state) for event in held] == [bus.max_payload - ENVELOPE_BYTES, 0]
+    assert held[0] == (await relayed.read(0))[0]
 
 
 async def test_a_deleted_stream_is_made_again_while_appending(relayed: Ledger, bus: Bus) -> None:
