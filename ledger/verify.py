@@ -35,6 +35,8 @@ async def verify(
         if not before or before[0].position != position:
             raise BrokenChain(position, "it is missing")
         digest = before[0].digest
+    elif (before := await read(-(2**63), 1)) and before[0].position < 1:
+        raise BrokenChain(before[0].position, "positions begin at 1")
     while position < last:
         chunk = (await read(position, CHUNK_EVENTS))[: last - position]
         if not chunk:

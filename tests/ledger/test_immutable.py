@@ -55,6 +55,11 @@ async def test_update_delete_and_truncate_are_refused(ledger: Ledger, superuser:
         ("DELETE FROM events WHERE position > 4", 5),
         ("UPDATE events SET digest = sha256(digest) WHERE position = 6", 6),
         ("UPDATE ledger_head SET digest = sha256(digest)", 6),
+        (
+            "INSERT INTO events SELECT 0, stream, 7, type, gen_random_uuid(), recorded_at, correlation_id, causation_id,"
+            " actor, traceparent, state, digest FROM events WHERE position = 6",
+            0,
+        ),
     ],
 )
 async def test_verify_names_the_first_position_that_was_changed(
