@@ -97,8 +97,23 @@ class _Client(Client):
             command = b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
         self._pending.append(command)
         self._pending_data_size += len(command)
-        if self._flush_queue is None or self._flush_queue.empty():
-            await self._flush_pending(force_flush=self._pending_data_size > PENDING_BYTES)
+        if self._pending_data_size > PENDING_BYTES:
+            # Not by the client's `force_flush`: it takes no cancellation for one, so no time limit would hold.
+            written = asyncio.get_running_loop().create_future()
+            await cast("asyncio.Queue[asyncio.Future[Any]]", self._flush_queue).put(written)
+            await written
+        elif self._flush_queue is None or self._flush_queue.empty():
+            await self._flush_pending()
+
+    def forget(self) -> None:
+        """Drops what waits to be written; its senders are told that nobody knows how much of it was."""
+        self._pending.clear()
+        self._pending_data_size = 0
+        while self._flush_queue is not None and not self._flush_queue.empty():
+            written = self._flush_queue.get_nowait()
+            if not written.done():
+                written.set_exception(TimeoutError("the connection to NATS broke while this was being sent"))
+                written.exception()
 
     async def _connect_to_server(self, s: Any) -> None:
         if self._transport is not None:  # a server that took the connection and dropped it leaves ours open otherwise
@@ -350,8 +365,7 @@ class Bus:
         nc = _Client()
 
         async def lost() -> None:
-            nc._pending.clear()  # what was not sent by now never is: whoever waits for it is told, and looks
-            nc._pending_data_size = 0
+            nc.forget()  # what was not sent by now never is: whoever waits for it is told, and looks
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(TimeoutError("the connection to NATS broke before the answer came"))
