@@ -451,6 +451,19 @@ async def test_closing_never_takes_long(server: Nats) -> None:
             os.kill(pid(server), signal.SIGCONT)
 
 
+async def test_closing_to_a_server_that_wakes_up_in_the_middle_ends_well(server: Nats) -> None:
+    """What was written is read after all, and the connection is gone when it is to be broken off."""
+    async with Bus.connect(server.url) as bus:
+        os.kill(pid(server), signal.SIGSTOP)
+        for _ in range(8):
+            await bus.publish("nobody", b"x" * 1_000_000)
+        transport = bus._nc._transport._io_writer.transport
+        await until(lambda: transport.get_write_buffer_size() > 0)
+        waking = asyncio.create_task(until(transport.is_closing))
+        waking.add_done_callback(lambda _: os.kill(pid(server), signal.SIGCONT))
+    await waking
+
+
 async def test_no_server_is_said_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.3)
     with pytest.raises(ConnectionError) as error:
