@@ -1,4 +1,7 @@
-"""Cancelled callers, killed connections, a Postgres that goes away: nothing lost, nothing twice, nothing in doubt."""
+"""Cancelled callers, killed connections, a Postgres that goes away: nothing lost, nothing twice, nothing in doubt.
+
+It is long because each fault that the writer meets has its test beside the others.
+"""
 
 import asyncio
 import os

@@ -1,4 +1,7 @@
-"""The bus is a copy: whatever happens to it, it ends up holding the ledger's events at the ledger's positions."""
+"""The bus is a copy: whatever happens to it, it ends up holding the ledger's events at the ledger's positions.
+
+It is long because each thing that can happen to a stream has its test beside the others.
+"""
 
 import asyncio
 import os
