@@ -97,8 +97,23 @@ class _Client(Client):
             command = b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
         self._pending.append(command)
         self._pending_data_size += len(command)
-        if self._flush_queue is None or self._flush_queue.empty():
-            await self._flush_pending(force_flush=self._pending_data_size > PENDING_BYTES)
+        if self._pending_data_size > PENDING_BYTES:
+            # Not by the client's `force_flush`: it takes no cancellation for one, so no time limit would hold.
+            written = asyncio.get_running_loop().create_future()
+            await cast("asyncio.Queue[asyncio.Future[Any]]", self._flush_queue).put(written)
+            await written
+        elif self._flush_queue is None or self._flush_queue.empty():
+            await self._flush_pending()
+
+    def forget(self) -> None:
+        """Drops what waits to be written; its senders are told that nobody knows how much of it was."""
+        self._pending.clear()
+        self._pending_data_size = 0
+        while self._flush_queue is not None and not self._flush_queue.empty():
+            written = self._flush_queue.get_nowait()
+            if not written.done():
+                written.set_exception(TimeoutError("the connection to NATS broke while this was being sent"))
+                written.exception()
 
     async def _connect_to_server(self, s: Any) -> None:
         if self._transport is not None:  # a server that took the connection and dropped it leaves ours open otherwise
@@ -350,8 +365,7 @@ class Bus:
         nc = _Client()
 
         async def lost() -> None:
-            nc._pending.clear()  # what was not sent by now never is: whoever waits for it is told, and looks
-            nc._pending_data_size = 0
+            nc.forget()  # what was not sent by now never is: whoever waits for it is told, and looks
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(TimeoutError("the connection to NATS broke before the answer came"))
@@ -396,7 +410,8 @@ class Bus:
         """Ends a connection that is closing and waits for its peer to read what was written: a dead peer never does,
         and one that wakes up must not read it later."""
         writer = getattr(self._nc._transport, "_io_writer", None)
-        if writer is not None and writer.transport.is_closing():
+        # Only while something waits: on Python 3.11 a transport that has closed after its last byte breaks in `abort`.
+        if writer is not None and writer.transport.is_closing() and writer.transport.get_write_buffer_size():
             writer.transport.abort()
 
     async def _watch(self) -> None:
@@ -420,8 +435,13 @@ def _behind(expected_last: int | None, number: int, messages: Sequence[tuple[str
 
 
 def _reply(answer: Message) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(answer.data)
-    return body
+    try:
+        body = json.loads(answer.data)
+        if isinstance(body, dict) and isinstance(body.get("error", {}), dict):
+            return body
+    except (ValueError, RecursionError):
+        pass  # whoever listens on a subject may answer what is sent there, and be faster than JetStream
+    raise TimeoutError(f"JetStream's answer did not come first, but {answer.data[:100]!r}")
 
 
 def _settled(answer: dict[str, Any], name: str) -> dict[str, Any]:

@@ -103,9 +103,13 @@ def understand(body: bytes) -> Recorded:
 
     `state` is empty where the event was too large for a message. msgspec.DecodeError if this is no announcement.
     """
-    cloud = _decode(body)
+    try:
+        cloud = _decode(body)
+        position, digest = int(cloud.sequence), bytes.fromhex(cloud.digest)
+    except (ValueError, RecursionError) as error:  # anyone may publish anything under our subjects
+        raise msgspec.DecodeError(str(error)) from error
     return Recorded(
-        int(cloud.sequence),
+        position,
         cloud.partitionkey,
         cloud.streamversion,
         cloud.type.removeprefix("cairn.").removesuffix(".v1"),
@@ -116,5 +120,5 @@ def understand(body: bytes) -> Recorded:
         cloud.actor,
         cloud.traceparent,
         b"" if cloud.data is UNSET else bytes(cloud.data),
-        bytes.fromhex(cloud.digest),
+        digest,
     )

@@ -10,7 +10,9 @@ from domain.events import Event
 from ledger.codec import encode, tag_of
 from ledger.errors import NotRecordable
 
-STREAM = re.compile(r"[a-z]+-[a-z0-9][a-z0-9_-]{0,127}")
+STREAM = re.compile(r"[a-z]{1,32}-[a-z0-9][a-z0-9_-]{0,127}")
+TEXT_BYTES = 1024
+"""Envelope and subject have to fit into any message, however large the event: see `announce.ENVELOPE_BYTES`."""
 VERSIONS = 2**31 - 1
 
 
@@ -60,8 +62,10 @@ def rows(append: Append) -> list[Row]:
 
 def _row(new: NewEvent) -> Row:
     for text in (new.actor, new.correlation_id, new.causation_id, new.traceparent):
-        if text is not None and not text.isprintable():
-            raise NotRecordable(f"event {new.id}: {text!r} is not printable: actor, ids and traceparent have to be")
+        if text is not None and not (text.isprintable() and len(text.encode()) <= TEXT_BYTES):
+            raise NotRecordable(
+                f"event {new.id}: {text[:100]!r}: actor, ids and traceparent are printable, of at most {TEXT_BYTES} bytes"
+            )
     return Row(
         tag_of(new.event),
         new.id,

@@ -2,8 +2,9 @@
 
 `fill` reads Postgres: at once when the tail has seen that it lacks something, else at intervals, so that nothing is
 ever missed however silent the bus is. `listen` pulls from JetStream, so that what others record is here within
-milliseconds; nothing from there is believed unless its digest continues the chain. It rests while this process writes
-alone: then all that it could bring is here already.
+milliseconds; nothing from there is believed unless its digest continues the chain. That stops what is broken or stale,
+not who computes a digest: if Postgres then goes on otherwise than the bus did, the ledger stops and says where. It rests
+while this process writes alone: then all that it could bring is here already.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 
 from ledger.announce import understand
-from ledger.errors import LedgerUnavailable
+from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.ports import Bus, Message
 from ledger.recorded import Recorded
 from ledger.rows import CHUNK_EVENTS
@@ -50,6 +51,9 @@ async def fill(tail: Tail, read: Read) -> None:
             await asyncio.sleep(AWAY_SECONDS)
             continue
         tail.offer(events, trusted=True)
+        if events and events[-1].position > tail.last:
+            why = "what was followed up to there, from the bus or before a restore, is not what the ledger holds"
+            raise BrokenChain(tail.last + 1, why)
         if not events:
             tail.wanted = tail.last  # Postgres is the truth: whoever announced more was wrong
         if len(events) == CHUNK_EVENTS or tail.wanted > tail.last:

@@ -31,7 +31,7 @@ from ledger import arrays
 from ledger.append import Append
 from ledger.cancel import end, until_one_ends
 from ledger.codec import event_id
-from ledger.errors import LedgerUnavailable
+from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.follow import AWAY_SECONDS, fill, listen
 from ledger.migrate import migrate
 from ledger.ports import Bus
@@ -108,9 +108,12 @@ class Ledger:
         return await self._writer.append(append)
 
     async def read(self, after: int, limit: int = CHUNK_EVENTS, *, to: int | None = None) -> list[Recorded]:
-        """At most `limit` events after a position, up to and with `to`, in order."""
-        async with self._reading() as connection:
-            return await select(connection, "read", after=after, to=END if to is None else to, limit=limit)
+        """At most `limit` events after a position, up to and with `to`, in order. BrokenChain if one is missing."""
+        events = await self._read(after, limit, END if to is None else to)
+        for position, recorded in enumerate(events, max(after, 0) + 1):
+            if recorded.position != position:
+                raise BrokenChain(position, "it is missing")
+        return events
 
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         """All events of a stream after a version, in order; none for a stream that does not exist."""
@@ -156,7 +159,11 @@ class Ledger:
 
     async def verify(self, first: int = 1, last: int | None = None) -> Verified:
         """Computes the digests of these positions again; BrokenChain names the first that is not as recorded."""
-        return await verify(self.read, await self.head(), first, last)
+        head = await self.head()
+        verified = await verify(self._read, head, first, last)
+        if (beyond := await self._read(head.position, 1)) and beyond[0].position > (await self.head()).position:
+            raise BrokenChain(beyond[0].position, "the head does not go that far")
+        return verified
 
     def _committed(self, events: list[Recorded]) -> None:
         if events:
@@ -172,6 +179,10 @@ class Ledger:
         if self._bus is not None and self.relay is not None:
             jobs.append(listen(self._tail, self._bus, self.relay.stream))
         await until_one_ends(*jobs)
+
+    async def _read(self, after: int, limit: int, to: int = END) -> list[Recorded]:
+        async with self._reading() as connection:
+            return await select(connection, "read", after=after, to=to, limit=limit)
 
     async def _head_and_origin(self) -> tuple[Head, UUID]:
         async with self._reading() as connection:

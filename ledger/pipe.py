@@ -46,6 +46,10 @@ class Pipe:
         self._libpq.enter_pipeline_mode()
         self._loop.add_reader(self._socket, self._hear)
 
+    @property
+    def backend_pid(self) -> int:
+        return self._libpq.backend_pid
+
     def send(self, sql: str, parameters: Mapping[str, Column]) -> "asyncio.Future[int]":
         """Ends in how many rows the statement inserted or changed, once that is committed, or in a psycopg.Error.
 

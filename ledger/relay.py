@@ -20,7 +20,7 @@ from uuid import UUID
 import structlog
 
 from ledger.announce import Announcement, announce
-from ledger.errors import LedgerUnavailable
+from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.ports import Bus
 from ledger.recorded import Recorded
 from ledger.rows import Head
@@ -62,6 +62,7 @@ class Relay:
         self._stream = ""
         self._epoch = 0
         self._looked = 0.0
+        self._refused_at = -1
         self._atomic = True
         self._handed: list[Recorded] = []
         self._work = asyncio.Event()
@@ -159,7 +160,11 @@ class Relay:
             answer = await self._publish_singly(batch)
         if answer.get("seq") != expected or answer.get("stream") != self._stream or answer.get("duplicate"):
             log.debug("ledger.relay.looks", tenant=self._tenant, position=self.last, answer=answer)
+            if self._refused_at == self.last:  # nobody was faster: this is no race, and trying at once again no use
+                raise Refusal("an event", answer.get("error") or {"description": f"it answers {answer}"})
+            self._refused_at = self.last
             return False
+        self._refused_at = -1
         self._advance(expected)
         return True
 
@@ -223,8 +228,12 @@ class Relay:
         if state.last > now.position:
             why = f"it goes to {state.last}, the ledger to {now.position}"
             return await self._give_up(head.epoch, head.epoch + 1, why)
-        if held is not None and not _same(held, (await self._read(state.last - 1, 1))[0]):
-            return await self._give_up(head.epoch, head.epoch + 1, f"sequence {state.last} holds another event")
+        if held is not None:
+            truth = await self._read(state.last - 1, 1)
+            if not truth:
+                raise BrokenChain(state.last, "it is missing, and all after it")
+            if not _same(held, truth[0]):
+                return await self._give_up(head.epoch, head.epoch + 1, f"sequence {state.last} holds another event")
         self._stream, self._epoch, self._atomic = config["name"], head.epoch, state.atomic
         self._looked = monotonic()
         self.head = max(self.head, now.position)

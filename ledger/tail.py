@@ -42,8 +42,8 @@ class Tail:
         self._take(events, trusted=True)
 
     def offer(self, events: Sequence[Recorded], *, trusted: bool) -> int:
-        """Takes what is new of contiguous events; answers with how many that were. Untrusted ones have to prove
-        by their digest that they continue this history."""
+        """Takes what is new of contiguous events; answers with how many that were. Each untrusted one has to prove by
+        its digest that it continues this history; of trusted ones the first, as what is here may have come from others."""
         taken = self._take(events, trusted)
         self.foreign += taken
         return taken
@@ -57,7 +57,7 @@ class Tail:
             return 0
         taken = 0
         for recorded in new:
-            if not trusted and not recorded.continues(self.digest):
+            if not (trusted and taken) and not recorded.continues(self.digest):
                 self.want(recorded.position)
                 break
             self._events.append(recorded)

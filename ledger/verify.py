@@ -28,10 +28,15 @@ async def verify(
     `read` answers with at most so many events after a position. What came before `first` is taken on trust.
     BrokenChain names the first position that is not as it was recorded.
     """
-    first, last = max(first, 1), head.position if last is None else min(last, head.position)
+    first, last = min(max(first, 1), head.position + 1), head.position if last is None else min(last, head.position)
     position, digest = first - 1, GENESIS
     if first > 1:
-        digest = (await read(first - 2, 1))[0].digest
+        before = await read(first - 2, 1)
+        if not before or before[0].position != position:
+            raise BrokenChain(position, "it is missing")
+        digest = before[0].digest
+    elif (before := await read(-(2**63), 1)) and before[0].position < 1:
+        raise BrokenChain(before[0].position, "positions begin at 1")
     while position < last:
         chunk = (await read(position, CHUNK_EVENTS))[: last - position]
         if not chunk:

@@ -19,21 +19,30 @@ import psycopg
 import structlog
 
 from ledger.append import Append
-from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
+from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
 from ledger.group import Group, Pending, bases, compose, parameters, survey
 from ledger.pipe import Pipe
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
-from ledger.rows import Head, answer_from
+from ledger.rows import Head, answer_from, select
 from ledger.sql import SQL
 
 GROUP_EVENTS = 1_000
 GROUP_BYTES = 8 * 1024 * 1024
 QUEUED_EVENTS = 20_000
 PATIENCE_SECONDS = 60.0
+ATTEMPT_SECONDS = 35.0
+"""Longer than Postgres's own limits allow: behind it hangs a disk or a server that answers nothing but keeps the line."""
 CLOSING_SECONDS = 5.0
 ALONE_GROUPS = 8
 RETRY_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+LOST = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+)
+"""A connection that is to be replaced. The last two end the transaction of a process that was suspended in it."""
 
 log = structlog.get_logger(__name__)
 
@@ -134,10 +143,11 @@ class Writer:
         """Commits what can be, answers every append; a Postgres that is away is waited for."""
         for attempt in count():
             try:
-                if not await self._fast(appends):
-                    await self._locked(appends)
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    if not await self._fast(appends):
+                        await self._locked(appends)
                 return
-            except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+            except (*LOST, TimeoutError) as error:
                 for pending in appends:
                     pending.attempted = True
                 await self._reconnect(appends, error, attempt)
@@ -179,18 +189,22 @@ class Writer:
             for pending in appends:
                 actual = versions[pending.stream]
                 if first := found.get(pending.rows[0].id):
-                    answer = await answer_from(connection, first)
-                    answers.append((pending, answer if pending.attempted else AlreadyRecorded(answer)))
+                    answers.append((pending, await _found(connection, pending, first)))
                 elif actual != pending.expected:
                     answers.append((pending, WrongVersion(pending.stream, pending.expected, actual)))
                 else:
                     versions[pending.stream] += len(pending.rows)
                     accepted.append(pending)
             group = compose(accepted, head)
-            if accepted:
-                written = await connection.execute(SQL["append"], parameters(group, {}), prepare=True)
-                if not written.rowcount:
-                    raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
+            try:
+                if accepted:
+                    written = await connection.execute(SQL["append"], parameters(group, {}), prepare=True)
+                    if not written.rowcount:
+                        raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
+            except psycopg.errors.UniqueViolation as error:
+                if error.diag.constraint_name == "events_position":
+                    raise BrokenChain(head.position + 1, "there are events behind the head") from error
+                raise
         self._settle(group)
         for pending, outcome in answers:
             if isinstance(outcome, Exception):
@@ -218,16 +232,31 @@ class Writer:
             await self._connection.close()
         self._pipe = self._connection = self._head = None
 
-    async def _reconnect(self, appends: list[Pending], error: psycopg.Error, attempt: int) -> None:
+    async def _reconnect(self, appends: list[Pending], error: Exception, attempt: int) -> None:
         """Disconnects, waits a little, and gives up the appends that have waited too long."""
-        log.warning("ledger.append.retried", attempt=attempt + 1, error=str(error).strip())
+        said = str(error).strip() or "no answer"
+        log.warning("ledger.append.retried", attempt=attempt + 1, error=said)
         await self._disconnect()
         patience = CLOSING_SECONDS if self._closed else PATIENCE_SECONDS
         for pending in appends:
             waited = monotonic() - pending.since
             if waited > patience:
                 why = (
-                    f"Postgres did not answer for {waited:.0f} s ({error}). Whether {pending.stream} was appended to is"
+                    f"Postgres did not answer for {waited:.0f} s ({said}). Whether {pending.stream} was appended to is"
                 )
                 pending.fail(LedgerUnavailable(f"{why} not known: ask again with the same ids, that is always safe."))
         await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+
+
+async def _found(connection: Connection, pending: Pending, first: Recorded) -> list[Recorded] | AlreadyRecorded:
+    """What became of an append whose first event is there: recorded just as it was sent, or a repeat of its command.
+
+    Its events may have several causes, and a repeat may have been sent too: so versions and ids decide.
+    """
+    if pending.attempted:
+        there = await select(
+            connection, "read_stream", stream=pending.stream, after=pending.expected, limit=len(pending.rows)
+        )
+        if [recorded.id for recorded in there] == [row.id for row in pending.rows]:
+            return there
+    return AlreadyRecorded(await answer_from(connection, first))

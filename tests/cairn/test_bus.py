@@ -131,6 +131,21 @@ async def test_a_request_that_nobody_hears_and_one_that_nobody_answers(bus: Bus)
     assert not bus._waiting
 
 
+@pytest.mark.parametrize("answer", [b"", b"hello", b"[]", b"[" * 100_000, b'{"error":"no"}'])
+async def test_an_answer_that_is_not_jetstreams_leaves_the_outcome_unknown(
+    bus: Bus, server: Nats, answer: bytes
+) -> None:
+    async with Bus.connect(server.url) as meddler:
+
+        async def meddle(message: Message) -> None:
+            await meddler.publish(message.reply, answer)
+
+        await meddler.subscribe("$JS.API.ODD", meddle)
+        await meddler.api("INFO")
+        with pytest.raises(TimeoutError, match="did not come first"):
+            await bus.api("ODD")
+
+
 async def test_a_request_ends_in_time_also_when_the_server_reads_nothing(bus: Bus, server: Nats) -> None:
     os.kill(pid(server), signal.SIGSTOP)
     began = time.monotonic()
@@ -138,6 +153,33 @@ async def test_a_request_ends_in_time_also_when_the_server_reads_nothing(bus: Bu
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(one, TimeoutError) for one in answers)
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("wakes", [True, False])
+async def test_senders_wait_for_a_server_that_reads_nothing_and_memory_stays_bounded(
+    bus: Bus, server: Nats, wakes: bool
+) -> None:
+    os.kill(pid(server), signal.SIGSTOP)
+    sent = 0
+
+    async def send(until_number: int) -> None:
+        nonlocal sent
+        while sent < until_number:
+            sent += 1
+            await bus.publish("nobody", b"x" * 1_000_000)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await send(60)
+    assert sent < 20
+    sending = asyncio.create_task(send(60))
+    if wakes:
+        os.kill(pid(server), signal.SIGCONT)
+        await asyncio.wait_for(sending, SECONDS)
+    else:
+        await kill(server)
+        with pytest.raises(TimeoutError, match="broke while this was being sent"):
+            await asyncio.wait_for(sending, SECONDS)
 
 
 async def test_a_server_that_is_suspended_is_left_and_what_it_had_not_read_is_not_read_later(
@@ -395,8 +437,10 @@ async def test_closing_never_takes_long(server: Nats) -> None:
             await asyncio.sleep(0)
             if state == "stopped":
                 os.kill(pid(server), signal.SIGSTOP)
-                for _ in range(20):
-                    await bus.publish("s.x", b"x" * 1_000_000)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        for _ in range(20):
+                            await bus.publish("s.x", b"x" * 1_000_000)
             if state == "gone":
                 await kill(server)
             began = time.monotonic()
@@ -405,6 +449,19 @@ async def test_closing_never_takes_long(server: Nats) -> None:
         await asyncio.gather(pulling, return_exceptions=True)
         if state == "stopped":
             os.kill(pid(server), signal.SIGCONT)
+
+
+async def test_closing_to_a_server_that_wakes_up_in_the_middle_ends_well(server: Nats) -> None:
+    """What was written is read after all, and the connection is gone when it is to be broken off."""
+    async with Bus.connect(server.url) as bus:
+        os.kill(pid(server), signal.SIGSTOP)
+        for _ in range(8):
+            await bus.publish("nobody", b"x" * 1_000_000)
+        transport = bus._nc._transport._io_writer.transport
+        await until(lambda: transport.get_write_buffer_size() > 0)
+        waking = asyncio.create_task(until(transport.is_closing))
+        waking.add_done_callback(lambda _: os.kill(pid(server), signal.SIGCONT))
+    await waking
 
 
 async def test_no_server_is_said_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:

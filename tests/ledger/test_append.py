@@ -114,6 +114,8 @@ class Unlisted(Event, tag="unlisted"):
         (Append("workflow-a", 2**31 - 1, [NewEvent(started(), uuid4(), "ann")]), "out of range"),
         (Append("workflow-a", 0, [NewEvent(started(), uuid4(), "a\0b")]), "printable"),
         (Append("workflow-a", 0, [NewEvent(started(), uuid4(), "ann", "corr\ud800")]), "printable"),
+        (Append("workflow-a", 0, [NewEvent(started(), uuid4(), "ä" * 513)]), "at most 1024 bytes"),
+        (Append("w" * 33 + "-a", 0, [NewEvent(started(), uuid4(), "ann")]), "stream"),
         (Append("workflow-a", 0, [NewEvent(Unlisted(), uuid4(), "ann")]), "Unlisted is not an event"),
         (Append("workflow-a", 0, [NewEvent(started("x" * 9_000_000), uuid4(), "ann")]), "bytes"),
     ],

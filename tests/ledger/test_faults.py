@@ -1,11 +1,16 @@
-"""Cancelled callers, killed connections, a Postgres that goes away: nothing lost, nothing twice, nothing in doubt."""
+"""Cancelled callers, killed connections, a Postgres that goes away: nothing lost, nothing twice, nothing in doubt.
+
+It is long because each fault that the writer meets has its test beside the others.
+"""
 
 import asyncio
 import os
 import random
+import selectors
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -13,12 +18,14 @@ import pytest
 from appends import SECONDS, append, fill, until
 
 from ledger import postgres, writer
+from ledger.append import Append
 from ledger.arrays import Column
-from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, UnsafeServer
+from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, UnsafeServer
+from ledger.group import Pending
 from ledger.ledger import Ledger
 from ledger.migrate import migrate
 from ledger.pipe import Pipe
-from ledger.postgres import connect
+from ledger.postgres import Connection, connect
 from ops.embedded.postgres import Postgres
 
 
@@ -54,9 +61,8 @@ async def test_connections_killed_at_random_lose_and_double_nothing(
         async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as killer:
             while not done:
                 await asyncio.sleep(random.uniform(0, 0.03))
-                connection = ledger._writer._connection
-                if connection is not None and not connection.closed:
-                    await killer.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+                if ledger._writer._pipe is not None:
+                    await killer.execute("SELECT pg_terminate_backend(%s)", (ledger._writer._pipe.backend_pid,))
                     kills += 1
 
     killing = asyncio.create_task(kill())
@@ -91,6 +97,86 @@ async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monk
     assert [event.version for event in first] == [2, 3]
     assert [len(events) for events in others] == [2] * 5
     assert (await ledger.verify()).events == 13
+
+
+async def test_an_unheard_append_of_several_commands_is_answered_whole(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands that are decided together share an append; none of them may be told that it changed nothing."""
+    await fill(ledger, "workflow-a", 1)
+    send, losses = Pipe.send, 1
+
+    async def losing(pipe: Pipe, sql: str, parameters: Mapping[str, Column]) -> int:
+        nonlocal losses
+        written = await send(pipe, sql, parameters)
+        if losses:
+            losses -= 1
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return written
+
+    monkeypatch.setattr(Pipe, "send", losing)
+    one, other = append("workflow-a", 1, 2), append("workflow-a", 3, 2)
+    answer = await ledger.append(Append("workflow-a", 1, [*one.events, *other.events]))
+    assert losses == 0
+    assert [event.id for event in answer] == [new.id for new in (*one.events, *other.events)]
+    assert answer == await ledger.read_stream("workflow-a", 1)
+
+
+async def test_a_repeat_is_a_repeat_also_when_its_first_attempt_did_not_reach_postgres(ledger: Ledger) -> None:
+    """Else its old events were taken for new ones, at versions they do not have, and what came with them was lost."""
+    first = append("workflow-a", 0)
+    answer = await ledger.append(first)
+    await ledger.append(append("workflow-a", 1))
+    assert ledger._writer._pipe is not None
+    await ledger._writer._pipe.close()
+    with pytest.raises(AlreadyRecorded) as repeat:
+        await ledger.append(Append("workflow-a", 2, [*first.events, *append("workflow-a", 3).events]))
+    assert repeat.value.recorded == answer
+    assert (await ledger.head()).position == 2
+
+
+async def test_a_process_suspended_in_the_middle_of_a_transaction_begins_it_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres ends the session of one that holds the head's lock for too long: that is a lost connection, no fault."""
+    await fill(ledger, "workflow-a", 1)
+    ledger._writer._contended = 1
+    survey, suspended = writer.survey, False
+
+    async def suspending(connection: Connection, appends: Sequence[Pending]) -> Any:
+        nonlocal suspended
+        surveyed = await survey(connection, appends)
+        if not suspended:
+            suspended = True
+            await connection.execute("SET idle_in_transaction_session_timeout = '50ms'")
+            with selectors.DefaultSelector() as ended:  # without the loop, as a suspended process
+                ended.register(connection.pgconn.socket, selectors.EVENT_READ)
+                assert ended.select(SECONDS)
+        return surveyed
+
+    monkeypatch.setattr(writer, "survey", suspending)
+    assert (await ledger.append(append("workflow-a", 1)))[0].position == 2
+    assert suspended
+    assert (await ledger.verify()).events == 2
+
+
+async def test_a_postgres_that_hangs_is_left_and_does_nothing_when_it_goes_on(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stalled disk or a suspended process keeps the line and answers nothing: no time limit of its own ends that."""
+    monkeypatch.setattr(writer, "ATTEMPT_SECONDS", 0.1)
+    await fill(ledger, "workflow-a", 2)
+    assert ledger._writer._pipe is not None
+    backend = ledger._writer._pipe.backend_pid
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(SECONDS):
+            (recorded,) = await ledger.append(append("workflow-a", 2))
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    await until(lambda: not Path(f"/proc/{backend}").exists())
+    assert recorded.position == 3
+    assert (await ledger.verify()).events == 3
 
 
 async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_url: str, tenant: str) -> None:
@@ -195,6 +281,21 @@ async def test_a_fault_of_the_ledgers_own_work_surfaces(postgres_url: str, tenan
     with pytest.raises(ExceptionGroup) as fault:
         await without_its_tables()
     assert fault.group_contains(psycopg.errors.UndefinedTable)
+
+
+async def test_events_behind_the_head_are_a_fault_and_no_appends_own(postgres_url: str, tenant: str) -> None:
+    """Every append was answered that it can never be recorded: what is told so is given up for ever."""
+
+    async def beyond_its_head() -> None:
+        async with Ledger.open(postgres_url, tenant=tenant) as ledger:
+            await fill(ledger, "workflow-a", 2)
+            async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+                await connection.execute(f"UPDATE cairn_{tenant}.ledger_head SET position = 1".encode())
+            await ledger.append(append("workflow-b", 0))
+
+    with pytest.raises(ExceptionGroup) as fault:
+        await beyond_its_head()
+    assert fault.group_contains(BrokenChain, match="position 2: there are events behind the head")
 
 
 async def test_an_error_of_the_caller_passes_through_as_it_is(postgres_url: str, tenant: str) -> None:

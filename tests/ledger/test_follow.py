@@ -14,6 +14,8 @@ from appends import SECONDS, append, fill, followed, until
 from cairn.bus import Bus
 from ledger import tail
 from ledger.announce import announce
+from ledger.codec import chain
+from ledger.errors import BrokenChain
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
 from ledger.stream import stream_name
@@ -120,6 +122,31 @@ async def test_a_forged_message_is_not_believed(two: tuple[Ledger, Ledger], bus:
     async with asyncio.timeout(SECONDS):
         while (await here.head()).epoch == 1:
             await asyncio.sleep(0.01)
+
+
+async def test_a_forged_message_that_continues_the_chain_is_contradicted_by_postgres(
+    postgres_url: str, tenant: str, bus: Bus
+) -> None:
+    """The true event of its position would never be seen, and nobody would know."""
+    async with Ledger.open(postgres_url, tenant=tenant) as alone:
+        (event,) = await fill(alone, "workflow-a", 1)
+        with pytest.raises(ExceptionGroup) as fault:
+            await misled(postgres_url, tenant, bus, alone, event)
+    assert fault.group_contains(BrokenChain, match="position 3: what was followed up to there")
+
+
+async def misled(postgres_url: str, tenant: str, bus: Bus, alone: Ledger, event: Recorded) -> None:
+    """Follows until a forged second event is believed; then two true ones are recorded."""
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as here, asyncio.timeout(SECONDS):
+        assert here.relay is not None
+        assert await followed(here, 1) == [event]
+        await here.relay.published(1)
+        envelope = (2, "workflow-a", 2, *event.envelope[3:4], uuid4(), *event.envelope[5:])
+        forged = Recorded(*envelope, event.state, chain(event.digest, envelope, event.state))
+        await bus.store(*announce(forged, tenant, 1, bus.max_payload))
+        assert await followed(here, 2) == [event, forged]
+        await fill(alone, "workflow-b", 2)
+        await asyncio.Event().wait()
 
 
 async def test_followers_go_on_while_nats_is_away(postgres_url: str, tenant: str, data_dir: Path) -> None:

@@ -77,8 +77,8 @@ async def test_a_writer_that_waits_longer_than_the_lock_timeout_asks_again(
     async with await psycopg.AsyncConnection.connect(postgres_url) as slow:
         await slow.execute(f"SELECT 1 FROM cairn_{tenant}.ledger_head FOR UPDATE")
         later = asyncio.create_task(ledger.append(append("workflow-b", 0)))
-        connection = ledger._writer._connection
-        await until(lambda: ledger._writer._connection is not connection)
+        pipe = ledger._writer._pipe
+        await until(lambda: ledger._writer._pipe is not pipe)
         assert not later.done()
         await slow.rollback()
     assert (await later)[0].position == 2

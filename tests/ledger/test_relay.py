@@ -1,7 +1,11 @@
-"""The bus is a copy: whatever happens to it, it ends up holding the ledger's events at the ledger's positions."""
+"""The bus is a copy: whatever happens to it, it ends up holding the ledger's events at the ledger's positions.
+
+It is long because each thing that can happen to a stream has its test beside the others.
+"""
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -11,13 +15,16 @@ from uuid import uuid4
 import psycopg
 import pytest
 from appends import SECONDS, append, assert_both_logs_equal, fill, followed, in_stream, started
+from structlog.testing import capture_logs
 
 from cairn.bus import Bus
 from ledger import relay
-from ledger.announce import announce
-from ledger.append import Append, NewEvent
-from ledger.errors import ForeignStream
+from ledger.announce import ENVELOPE_BYTES, announce
+from ledger.append import TEXT_BYTES, Append, NewEvent
+from ledger.codec import encode
+from ledger.errors import BrokenChain, ForeignStream
 from ledger.ledger import Ledger
+from ledger.recorded import Recorded
 from ledger.relay import Relay
 from ledger.stream import stream_config, stream_name
 from ops.embedded.nats import Nats
@@ -88,6 +95,19 @@ async def test_an_event_larger_than_a_message_does_not_stop_the_relay(relayed: L
     assert [event.digest for event in held] == [event.digest for event in recorded]
     assert [event.state for event in held] == [recorded[0].state, b"", recorded[2].state]
     assert await followed(relayed, 3) == recorded
+
+
+async def test_the_longest_envelope_fits_around_the_largest_state(relayed: Ledger, bus: Bus) -> None:
+    """A message that NATS does not take would stop the relay for ever."""
+    text = '"' * TEXT_BYTES
+    fits = bus.max_payload - ENVELOPE_BYTES - len(encode(started(agent="")))
+    for version, size in enumerate((fits, fits + 1)):
+        event = NewEvent(started(agent="x" * size), uuid4(), text, text, text, text)
+        await relayed.append(Append(f"{'w' * 32}-{'a' * 128}", version, [event]))
+    await published(relayed, 2)
+    held = await in_stream(bus, stream_name(relayed.tenant, 1))
+    assert [len(event.state) for event in held] == [bus.max_payload - ENVELOPE_BYTES, 0]
+    assert held[0] == (await relayed.read(0))[0]
 
 
 async def test_a_deleted_stream_is_made_again_while_appending(relayed: Ledger, bus: Bus) -> None:
@@ -189,6 +209,51 @@ async def test_a_stream_ahead_of_the_ledger_is_found_at_the_start(postgres_url: 
         await assert_both_logs_equal(ledger, bus)
 
 
+@pytest.mark.parametrize("odd", [b'{"x":' + b"[" * 10_000, b'"sequence":"seven"', b'"digest":"zz"'])
+async def test_a_message_that_makes_no_sense_is_replaced_like_any_other(
+    postgres_url: str, tenant: str, bus: Bus, odd: bytes
+) -> None:
+    """One of them at the stream's end ended the relay, and so the process, at every start."""
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        (event,) = await fill(ledger, "workflow-a", 1)
+        await published(ledger, 1)
+    subject, body, _ = announce(event, tenant, 1, bus.max_payload)
+    key = odd.partition(b":")[0]
+    await bus.store(subject, re.sub(key + b':"[^"]*"', odd, body) if key in body else odd)
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        await fill(ledger, "workflow-b", 2)
+        await published(ledger, 3)
+        assert (await ledger.head()).epoch == 2
+        await assert_both_logs_equal(ledger, bus)
+
+
+async def test_a_stream_that_refuses_whatever_comes_is_told_of_and_asked_now_and_then(
+    relayed: Ledger, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused twice at one place is no race with another relay; it was asked as fast as it could answer, in silence."""
+    await fill(relayed, "workflow-a", 1)
+    await published(relayed, 1)
+    config = (await bus.api(f"STREAM.INFO.{stream_name(relayed.tenant, 1)}"))["config"]
+    assert "error" not in await bus.api(f"STREAM.UPDATE.{config['name']}", {**config, "max_msg_size": 10})
+    asked, publish = 0, relay_of(relayed)._publish
+
+    async def counted(events: list[Recorded]) -> bool:
+        nonlocal asked
+        asked += 1
+        return await publish(events)
+
+    monkeypatch.setattr(relay_of(relayed), "_publish", counted)
+    with capture_logs() as logs:
+        await fill(relayed, "workflow-b", 1)
+        async with asyncio.timeout(SECONDS):
+            while not any("maximum" in line.get("error", "") for line in logs):
+                await asyncio.sleep(0.01)
+    assert asked == 2
+    assert "error" not in await bus.api(f"STREAM.UPDATE.{config['name']}", config)
+    await published(relayed, 2)
+    await assert_both_logs_equal(relayed, bus)
+
+
 async def test_a_stream_that_lost_what_the_relay_saw_in_it_is_filled_at_the_same_sequences(
     relayed: Ledger, bus: Bus
 ) -> None:
@@ -218,6 +283,27 @@ async def test_another_event_at_the_same_sequence_is_found_at_the_start(
         await published(ledger, 5)
         assert (await ledger.head()).epoch == 2
         assert await in_stream(bus, stream_name(tenant, 2)) == await ledger.read(0)
+
+
+@pytest.mark.parametrize(("missing", "first"), [("= 4", 4), ("> 4", 6)])
+async def test_a_ledger_that_lacks_an_event_is_not_carried_over(
+    postgres_url: str, tenant: str, bus: Bus, missing: str, first: int
+) -> None:
+    """What came after the gap stood at the gap's sequence, was found to be wrong there, and so for an epoch each time."""
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        await fill(ledger, "workflow-a", 6)
+        await published(ledger, 6)
+    if missing == "= 4":
+        await bus.api(f"STREAM.DELETE.{stream_name(tenant, 1)}")
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        await connection.execute(f"SET search_path = cairn_{tenant}; ALTER TABLE events DISABLE TRIGGER ALL")
+        await connection.execute(f"DELETE FROM events WHERE position {missing}".encode())
+    with pytest.raises(ExceptionGroup) as fault:
+        async with Ledger.open(postgres_url, tenant=tenant, bus=bus), asyncio.timeout(SECONDS):
+            await asyncio.Event().wait()
+    assert fault.group_contains(BrokenChain, match=f"position {first}: it is missing")
+    async with Ledger.open(postgres_url, tenant=tenant) as ledger:
+        assert (await ledger.head()).epoch == 1
 
 
 async def test_an_older_epochs_ledger_gives_way_to_the_later_epochs_stream(

@@ -61,6 +61,14 @@ def test_another_history_is_refused_from_where_it_differs() -> None:
     assert newest.wanted == 4
 
 
+def test_also_what_is_trusted_has_to_continue_what_is_here() -> None:
+    events, others = history(10), history(10, actor="mallory")
+    newest = started_at(others, 4)
+    assert newest.offer(events, trusted=True) == 0
+    newest.wrote(events[4:])
+    assert (newest.last, newest.wanted, newest.behind.is_set()) == (4, 5, True)
+
+
 def test_memory_is_bounded_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     events = history(100)
     monkeypatch.setattr(tail, "KEPT_EVENTS", 10)
