@@ -7,6 +7,7 @@ its own. While a Pipe uses a connection nothing else may.
 """
 
 import asyncio
+import os
 import re
 from collections import deque
 from collections.abc import Mapping
@@ -41,7 +42,8 @@ class Pipe:
         self._result: PGresult | None = None
         self._failure: PGresult | None = None
         self._loop = asyncio.get_running_loop()
-        self._socket = self._libpq.socket
+        # Of our own: libpq closes its one whenever it likes, and the number may be another connection's by then.
+        self._socket = os.dup(self._libpq.socket)
         self._libpq.nonblocking = 1
         self._libpq.enter_pipeline_mode()
         self._loop.add_reader(self._socket, self._hear)
@@ -58,6 +60,9 @@ class Pipe:
         text, names = _numbered(sql)
         values = [parameters[name] for name in names]
         answer: asyncio.Future[int] = self._loop.create_future()
+        if self._socket < 0:
+            answer.set_exception(psycopg.OperationalError("the connection is closed"))
+            return answer
         try:
             if sql not in self._prepared:
                 name = b"cairn_%d" % len(self._prepared)
@@ -66,7 +71,7 @@ class Pipe:
             self._libpq.send_query_prepared(self._prepared[sql], values, [BINARY] * len(values), BINARY)
             self._libpq.pipeline_sync()
             self._waiting.append(answer)
-            if self._libpq.flush():
+            if self._libpq.flush() and self._socket >= 0:
                 self._loop.add_writer(self._socket, self._flush)
         except psycopg.OperationalError as error:
             self._break(error)
@@ -115,8 +120,11 @@ class Pipe:
             answer.set_exception(error_from_result(failure))
 
     def _break(self, error: psycopg.OperationalError) -> None:
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        if self._socket >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            os.close(self._socket)
+            self._socket = -1
         while self._waiting:
             answer = self._waiting.popleft()
             if not answer.done():
