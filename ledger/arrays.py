@@ -6,7 +6,7 @@ from struct import Struct
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import BaseConnection
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
@@ -75,7 +75,7 @@ def integers(values: Sequence[int]) -> Column:
     return _array(_Int, [_LENGTH(value) for value in values])
 
 
-def register(connection: AsyncConnection[Any]) -> None:
+def register(connection: BaseConnection[Any]) -> None:
     """Lets a connection send these columns as parameters."""
     for column in (Column, _Bytea, _Int, _Text, _Uuid, _Bigint, _Instant):
         # oid: the driver takes the type from the class, one per array type.

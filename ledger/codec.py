@@ -15,6 +15,7 @@ import msgspec
 
 from domain.events import Event, WorkflowEvent
 from ledger.errors import NotRecordable, UnknownEvent
+from ledger.foreign import PREFIX, Foreign
 
 STATE_BYTES = 16 * 1024 * 1024
 """No single event is larger; it would not fit through the programs that have to read it."""
@@ -22,15 +23,18 @@ STATE_BYTES = 16 * 1024 * 1024
 _TYPES: tuple[type[Event], ...] = get_args(WorkflowEvent)
 _TAGS = {event: cast(str, event.__struct_config__.tag) for event in _TYPES}
 _DECODERS = {tag: msgspec.json.Decoder(event) for event, tag in _TAGS.items()}
+_FOREIGN = msgspec.json.Decoder(Foreign)
 _ENCODE = msgspec.json.Encoder().encode
 _KEPT_BITS = ~((0xF000 << 64) | (0xC000 << 48))
 _VERSION_5 = (5 << 76) | (0x8000 << 48)
 
 
 def tag_of(event: Event) -> str:
-    """The name under which events of this class are stored. NotRecordable if it is not one of `domain.events`."""
+    """The name this event is stored under. NotRecordable if it is neither one of `domain.events` nor foreign."""
     tag = _TAGS.get(type(event))
     if tag is None:
+        if isinstance(event, Foreign):
+            return event.type
         raise NotRecordable(f"{type(event).__name__} is not an event: add it to a union in domain/events.py.")
     return tag
 
@@ -47,6 +51,8 @@ def decode(position: int, tag: str, state: bytes) -> Event:
     """The event in `state`; `position` is for the message. UnknownEvent for a tag that this program does not have."""
     decoder = _DECODERS.get(tag)
     if decoder is None:
+        if tag.startswith(PREFIX):
+            return _FOREIGN.decode(state)
         raise UnknownEvent(position, tag)
     return decoder.decode(state)
 

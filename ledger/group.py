@@ -1,29 +1,42 @@
 """A group of appends on its way into one transaction: what it will look like, and the statements that put it there."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import monotonic
 from typing import NamedTuple
 from uuid import UUID
 
+import psycopg
+
 from ledger import arrays
 from ledger.append import Append, Row, rows
 from ledger.codec import chain
+from ledger.errors import BrokenChain
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ledger.rows import Head, one, recorded_row
 from ledger.sql import SQL
 
 
-class Pending:
-    """An append in the queue. `attempted`: it was sent to Postgres, and the answer was lost."""
+class Draft:
+    """An append with the bytes its events will have."""
 
-    __slots__ = ("attempted", "expected", "future", "rows", "since", "size", "stream")
+    __slots__ = ("expected", "rows", "stream")
 
-    def __init__(self, append: Append, future: "asyncio.Future[list[Recorded]]") -> None:
+    def __init__(self, append: Append) -> None:
         self.stream, self.expected = append.stream, append.expected_version
         self.rows = rows(append)
+
+
+class Pending(Draft):
+    """An append in the queue. `attempted`: it was sent to Postgres, and the answer was lost."""
+
+    __slots__ = ("attempted", "future", "since", "size")
+
+    def __init__(self, append: Append, future: "asyncio.Future[list[Recorded]]") -> None:
+        super().__init__(append)
         self.size = sum(len(row.state) for row in self.rows)
         self.future = future
         self.since = monotonic()
@@ -41,28 +54,27 @@ class Pending:
 class Group(NamedTuple):
     """Appends as they are about to be written, and what the ledger's head will be after them."""
 
-    appends: list[Pending]
     answers: list[list[Recorded]]
     before: Head
     after: Head
 
 
-def compose(appends: Sequence[Pending], head: Head) -> Group:
+def compose(appends: Sequence[Draft], head: Head) -> Group:
     """Gives every event its position, version, time and digest, following on `head`."""
     position, digest = head.position, head.digest
     now = datetime.now(UTC)
     answers = []
-    for pending in appends:
+    for draft in appends:
         answer = []
-        for version, row in enumerate(pending.rows, pending.expected + 1):
+        for version, row in enumerate(draft.rows, draft.expected + 1):
             position += 1
-            envelope = (position, pending.stream, version, row.tag, row.id, now, *_carried(row))
+            envelope = (position, draft.stream, version, row.tag, row.id, now, *_carried(row))
             digest = chain(digest, envelope, row.state)
             recorded = Recorded(*envelope, row.state, digest)
             recorded.__dict__["event"] = row.event  # whoever follows in this process need not decode it
             answer.append(recorded)
         answers.append(answer)
-    return Group(list(appends), answers, head, Head(head.epoch, position, digest))
+    return Group(answers, head, Head(head.epoch, position, digest))
 
 
 def _carried(row: Row) -> tuple[str | None, str | None, str, str | None]:
@@ -125,3 +137,14 @@ def parameters(group: Group, starts: dict[str, int]) -> dict[str, arrays.Column]
         "state": arrays.byteas([event.state for event in events]),
         "digests": arrays.byteas([event.digest for event in events]),
     }
+
+
+@contextmanager
+def following(head: Head) -> Iterator[None]:
+    """BrokenChain if what is inserted in this block meets events behind the head, whose lock is held."""
+    try:
+        yield
+    except psycopg.errors.UniqueViolation as error:
+        if error.diag.constraint_name == "events_position":
+            raise BrokenChain(head.position + 1, "there are events behind the head") from error
+        raise

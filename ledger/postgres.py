@@ -4,14 +4,17 @@ import re
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection
+from psycopg import Connection as SyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from ledger import arrays
 from ledger.errors import UnsafeServer
 
 Connection = AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
+Blocking = SyncConnection[TupleRow]
+BlockingPool = ConnectionPool[Blocking]
 
 TENANT = re.compile(r"[a-z][a-z0-9_]{0,40}")
 CONNECT_SECONDS = 5
@@ -64,6 +67,23 @@ def pool(dsn: str, tenant: str, *, size: int) -> Pool:
     return AsyncConnectionPool(
         dsn, kwargs={"autocommit": True, **_KEEPALIVE}, connection_class=Connection, configure=configure,
         check=AsyncConnectionPool.check_connection, min_size=1, max_size=size, timeout=POOL_SECONDS,
+        max_lifetime=1800, reconnect_timeout=RECONNECT_SECONDS, open=False, name=f"cairn_{tenant}",
+    )  # fmt: skip
+
+
+def blocking_pool(dsn: str, tenant: str, *, size: int) -> BlockingPool:
+    """The same for programs that wait in threads."""
+
+    schema = schema_of(tenant)
+
+    def configure(connection: Blocking) -> None:
+        connection.execute(_SESSION, (schema,))
+        connection.execute(_PLANS)
+        arrays.register(connection)
+
+    return ConnectionPool(
+        dsn, kwargs={"autocommit": True, **_KEEPALIVE}, connection_class=Blocking, configure=configure,
+        check=ConnectionPool.check_connection, min_size=1, max_size=size, timeout=POOL_SECONDS,
         max_lifetime=1800, reconnect_timeout=RECONNECT_SECONDS, open=False, name=f"cairn_{tenant}",
     )  # fmt: skip
 

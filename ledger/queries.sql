@@ -43,3 +43,60 @@ SELECT * FROM events WHERE id = ANY(%(ids)s::uuid[]) ORDER BY position
 SELECT * FROM events
 WHERE stream = %(stream)s AND version > %(after)s AND version <= %(after)s + %(limit)s AND causation_id = %(cause)s
 ORDER BY version
+
+-- firsts: the first event of each stream that has one.
+SELECT * FROM events WHERE stream = ANY(%(streams)s::text[]) AND version = 1
+
+-- es_events: what came after a version of one stream, up to another, in order.
+SELECT * FROM events WHERE stream = %(stream)s AND version > %(after)s AND version <= %(to)s
+ORDER BY version LIMIT %(limit)s
+
+-- es_events_back: the same, the last first.
+SELECT * FROM events WHERE stream = %(stream)s AND version > %(after)s AND version <= %(to)s
+ORDER BY version DESC LIMIT %(limit)s
+
+-- es_notifications: what came after a position, up to another, in an application's streams; of these types, or of all.
+SELECT * FROM events
+WHERE position > %(after)s AND position <= %(to)s AND starts_with(stream, %(prefix)s)
+  AND (%(types)s::text[] IS NULL OR type = ANY(%(types)s::text[]))
+ORDER BY position LIMIT %(limit)s
+
+-- es_last: the position of an application's last event.
+SELECT position FROM events WHERE starts_with(stream, %(prefix)s) ORDER BY position DESC LIMIT 1
+
+-- es_track: an application has come this far; nothing happens if it was as far already.
+INSERT INTO es_tracking VALUES (%(application)s, %(upstream)s, %(position)s)
+ON CONFLICT (application, upstream) DO UPDATE SET position = excluded.position
+    WHERE es_tracking.position < excluded.position
+
+-- es_tracked: how far an application has come.
+SELECT position FROM es_tracking WHERE application = %(application)s AND upstream = %(upstream)s
+
+-- es_keep_snapshots: snapshots of one log.
+INSERT INTO es_snapshots
+SELECT %(log)s, kept.* FROM unnest(%(originator)s::text[], %(version)s::int[], %(topic)s::text[], %(state)s::bytea[]) AS kept
+
+-- es_snapshots: those of one aggregate after a version, up to another, in order.
+SELECT version, topic, state FROM es_snapshots
+WHERE log = %(log)s AND originator = %(originator)s AND version > %(after)s AND version <= %(to)s
+ORDER BY version LIMIT %(limit)s
+
+-- es_snapshots_back: the same, the last first.
+SELECT version, topic, state FROM es_snapshots
+WHERE log = %(log)s AND originator = %(originator)s AND version > %(after)s AND version <= %(to)s
+ORDER BY version DESC LIMIT %(limit)s
+
+-- es_new_key: a key for a subject, unless it has one.
+INSERT INTO es_keys VALUES (%(id)s, %(subject)s, %(key)s) ON CONFLICT (subject) DO NOTHING
+
+-- es_key_of: the key of a subject.
+SELECT id, key FROM es_keys WHERE subject = %(subject)s
+
+-- es_key: the key with this id.
+SELECT key FROM es_keys WHERE id = %(id)s
+
+-- es_erase: a subject has no key any more.
+DELETE FROM es_keys WHERE subject = %(subject)s
+
+-- es_scrub: neither the table's files nor its indexes hold what was deleted.
+VACUUM (FULL) es_keys

@@ -19,8 +19,8 @@ import psycopg
 import structlog
 
 from ledger.append import Append
-from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
-from ledger.group import Group, Pending, bases, compose, parameters, survey
+from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
+from ledger.group import Group, Pending, bases, compose, following, parameters, survey
 from ledger.pipe import Pipe
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
@@ -174,7 +174,7 @@ class Writer:
         except psycopg.errors.UniqueViolation:
             return False
         if written:
-            self._settle(group)
+            self._settle(appends, group)
         return written
 
     async def _locked(self, appends: list[Pending]) -> None:
@@ -196,16 +196,12 @@ class Writer:
                     versions[pending.stream] += len(pending.rows)
                     accepted.append(pending)
             group = compose(accepted, head)
-            try:
-                if accepted:
+            if accepted:
+                with following(head):
                     written = await connection.execute(SQL["append"], parameters(group, {}), prepare=True)
-                    if not written.rowcount:
-                        raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
-            except psycopg.errors.UniqueViolation as error:
-                if error.diag.constraint_name == "events_position":
-                    raise BrokenChain(head.position + 1, "there are events behind the head") from error
-                raise
-        self._settle(group)
+                if not written.rowcount:
+                    raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
+        self._settle(accepted, group)
         for pending, outcome in answers:
             if isinstance(outcome, Exception):
                 pending.fail(outcome)
@@ -218,10 +214,10 @@ class Writer:
         elif self._contended:
             self._contended -= 1
 
-    def _settle(self, group: Group) -> None:
+    def _settle(self, appends: list[Pending], group: Group) -> None:
         self._head = group.after
         self._committed([recorded for answer in group.answers for recorded in answer])
-        for pending, answer in zip(group.appends, group.answers, strict=True):
+        for pending, answer in zip(appends, group.answers, strict=True):
             pending.succeed(answer)
 
     async def _disconnect(self) -> None:
