@@ -17,6 +17,7 @@ A subscription polls the head and misses nothing; it needs neither triggers nor 
 *Not promised.* Group commit: every call is a transaction of its own.
 
 *Erasure.* `cipher.py`: a key for each person, and what is gone with it.
+*Installed as a wheel*, this package lies in `cairn/_server`: that folder has to be on PYTHONPATH.
 """
 
 from contextlib import ExitStack

@@ -1,10 +1,12 @@
 """A bus, and a ledger of a tenant of its own, on the session's real servers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from cairn.bus import Bus
+from ledger.eventsourcing import Factory
+from ledger.eventsourcing.recorders import LedgerApplicationRecorder
 from ledger.ledger import Ledger
 from ledger.stream import delete, streams_of
 
@@ -22,3 +24,16 @@ async def ledger(postgres_url: str, tenant: str) -> AsyncIterator[Ledger]:
     """Without a bus: Postgres alone is what the contract of append and read rests on."""
     async with Ledger.open(postgres_url, tenant=tenant) as ledger:
         yield ledger
+
+
+@pytest.fixture
+def es_env(postgres_url: str, tenant: str) -> dict[str, str]:
+    """What an application of the `eventsourcing` library is started with."""
+    return {"PERSISTENCE_MODULE": "ledger.eventsourcing", "DATABASE_URL": postgres_url, "CAIRN_TENANT": tenant}
+
+
+@pytest.fixture
+def recorder(es_env: dict[str, str]) -> Iterator[LedgerApplicationRecorder]:
+    factory = Factory(es_env)
+    yield factory.application_recorder()
+    factory.close()

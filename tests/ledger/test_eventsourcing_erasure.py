@@ -59,14 +59,8 @@ class ByCustomer(SubjectMapper):
 
 
 @pytest.fixture
-def env(postgres_url: str, tenant: str) -> dict[str, str]:
-    return {
-        "PERSISTENCE_MODULE": "ledger.eventsourcing",
-        "DATABASE_URL": postgres_url,
-        "CAIRN_TENANT": tenant,
-        "COMPRESSOR_TOPIC": "zlib",
-        "CIPHER_TOPIC": "ledger.eventsourcing.cipher:SubjectCipher",
-    }
+def env(es_env: dict[str, str]) -> dict[str, str]:
+    return {**es_env, "COMPRESSOR_TOPIC": "zlib", "CIPHER_TOPIC": "ledger.eventsourcing.cipher:SubjectCipher"}
 
 
 @pytest.fixture
