@@ -68,6 +68,7 @@ SELECT position FROM events WHERE starts_with(stream, %(prefix)s) ORDER BY posit
 INSERT INTO es_tracking VALUES (%(application)s, %(upstream)s, %(position)s)
 ON CONFLICT (application, upstream) DO UPDATE SET position = excluded.position
     WHERE es_tracking.position < excluded.position
+RETURNING position
 
 -- es_tracked: how far an application has come.
 SELECT position FROM es_tracking WHERE application = %(application)s AND upstream = %(upstream)s

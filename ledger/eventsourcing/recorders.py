@@ -16,6 +16,8 @@ from eventsourcing.persistence import (
     Tracking,
     TrackingRecorder,
 )
+from psycopg import Cursor
+from psycopg.rows import TupleRow
 
 from ledger import arrays
 from ledger.append import VERSIONS, Append, NewEvent
@@ -71,14 +73,14 @@ class LedgerAggregateRecorder(AggregateRecorder):
         self, command: UUID, stored_events: Sequence[StoredEvent], tracking: Tracking | None = None
     ) -> list[int]:
         """The events' positions. Of a repeat after a lost answer `command` tells that the first attempt succeeded."""
-        with self.store.transaction() as connection:
+        with self.store.connection() as connection, connection.pipeline(), connection.transaction():
             events = [Foreign.of(event.topic, event.originator_version, event.state) for event in stored_events]
             streams = [self.names.stream(event.originator_id) for event in stored_events]
-            tracked = tracking is None or _track(connection, self.names.application, tracking)
+            tracked = tracking and _track(connection, self.names.application, tracking)
             survey = Survey(connection, streams, event_id(command, 0)) if events else None
             if survey is not None and survey.found is not None:
                 return [survey.found.position + index for index in range(len(events))]
-            if not tracked:
+            if tracked and not tracked.fetchone():
                 raise IntegrityError(f"{self.names.application} has processed {tracking} already.")
             return survey.append(self._drafts(command, streams, events, survey)) if survey else []
 
@@ -153,7 +155,7 @@ class LedgerTrackingRecorder(TrackingRecorder):
     def processing(self, tracking: Tracking) -> Iterator[Blocking]:
         """A transaction that records `tracking`, and whatever else is done in it. IntegrityError if it was recorded."""
         with self.store.transaction() as connection:
-            if not _track(connection, self.names.application, tracking):
+            if not _track(connection, self.names.application, tracking).fetchone():
                 raise IntegrityError(f"{self.names.application} has processed {tracking} already")
             yield connection
 
@@ -217,10 +219,10 @@ class SnapshotRecorder(AggregateRecorder):
         return [StoredEvent(originator_id, *row) for row in found]
 
 
-def _track(connection: Blocking, application: str, tracking: Tracking) -> bool:
-    """Whether that was new."""
+def _track(connection: Blocking, application: str, tracking: Tracking) -> Cursor[TupleRow]:
+    """A row if that was new."""
     step = {"application": application, "upstream": tracking.application_name, "position": tracking.notification_id}
-    return connection.execute(SQL["es_track"], step, prepare=True).rowcount == 1
+    return connection.execute(SQL["es_track"], step, prepare=True)
 
 
 def _stored(recorded: Recorded) -> tuple[int, str, bytes]:

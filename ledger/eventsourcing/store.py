@@ -135,7 +135,7 @@ class Survey:
     def append(self, drafts: Iterable[Draft]) -> list[int]:
         """The positions of what is recorded by the end of the transaction."""
         group = compose(list(drafts), self.head)
-        with following(self.head):
+        with following(self.head), self._connection.pipeline():
             cursor = self._connection.execute(SQL["append"], parameters(group, {}), prepare=True)
         positions = [recorded.position for answer in group.answers for recorded in answer]
         if cursor.rowcount != len(positions):

@@ -25,7 +25,7 @@ def recorder_rates(dsn: str, writers: tuple[int, ...]) -> dict[int, int] | None:
     store = PostgresDatastore(
         dbname=url.path.lstrip("/") or "postgres", host=host, port=str(url.port or 5432),
         user=unquote(url.username or "postgres"), password=unquote(url.password or ""),
-        pool_size=max(writers), max_overflow=max(writers), pool_timeout=30,
+        pool_size=max(writers), max_overflow=max(writers),
     )  # fmt: skip
     recorder = PostgresApplicationRecorder(store, events_table_name="others")
     recorder.create_table()
