@@ -118,7 +118,7 @@ class Survey:
     def __init__(self, connection: Blocking, streams: Sequence[str], first_id: UUID) -> None:
         with connection.pipeline():
             head = connection.execute(SQL["lock_head"], prepare=True, binary=True)
-            named = {"streams": arrays.texts(streams)}
+            named = {"streams": arrays.texts(list({*streams}))}
             versions = connection.execute(SQL["versions"], named, prepare=True, binary=True)
             firsts = connection.cursor(binary=True, row_factory=recorded_row)
             firsts.execute(SQL["firsts"], named, prepare=True)
