@@ -8,6 +8,8 @@ import msgspec
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.ports import Bus
+from ledger.relay import Relay
+from ledger.stream import Refusal
 from projections.project import Projection
 
 ANSWER_SECONDS = 2.0
@@ -25,14 +27,8 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
 
 async def checks(ledger: Ledger, bus: Bus, board: Projection) -> dict[str, Check]:
     """The state of each part, as of now; never raises, never takes longer than two seconds."""
-    (postgres, head), nats = await asyncio.gather(_postgres(ledger), _nats(bus))
-    relayed = ledger.relay.last if ledger.relay else None
-    return {
-        "postgres": postgres,
-        "nats": nats,
-        "board": _lag(head, board.position),
-        "relay": _lag(head, relayed),
-    }
+    (postgres, head), nats, relay = await asyncio.gather(_postgres(ledger), _nats(bus), _relay(ledger.relay))
+    return {"postgres": postgres, "nats": nats, "board": _lag(head, board.position), "relay": relay}
 
 
 async def _postgres(ledger: Ledger) -> tuple[Check, int | None]:
@@ -53,6 +49,18 @@ async def _nats(bus: Bus) -> Check:
     if error := answer.get("error"):
         return Check(False, f"JetStream refuses: {error.get('description')}")
     return Check(True, "answers, JetStream is on")
+
+
+async def _relay(relay: Relay | None) -> Check:
+    """Asked of Postgres and JetStream, for it may be another process that relays."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            behind = None if relay is None else await relay.measure()
+    except (LedgerError, Refusal, ConnectionError, TimeoutError):
+        behind = None
+    if behind is None:
+        return Check(False, "unknown")
+    return Check(behind <= BEHIND_EVENTS, f"{behind} events are recorded and not in the stream", behind)
 
 
 def _lag(head: int | None, position: int | None) -> Check:

@@ -82,8 +82,17 @@ def announce(recorded: Recorded, tenant: str, epoch: int, max_payload: int) -> A
     headers = {"Content-Type": CONTENT_TYPE, "Nats-Msg-Id": f"{epoch}-{recorded.position}"}
     if recorded.traceparent is not None:
         headers["traceparent"] = recorded.traceparent
+    return _subject(recorded, routing, tenant), body, headers
+
+
+def subject_for(recorded: Recorded, tenant: str) -> str:
+    """The subject under which an event is announced."""
+    return _subject(recorded, _routing(recorded.state), tenant)
+
+
+def _subject(recorded: Recorded, routing: _Routing, tenant: str) -> str:
     role = routing.role if recorded.type == "task.dispatched" else None
-    return subject_of(tenant, recorded.stream, recorded.type, role), body, headers
+    return subject_of(tenant, recorded.stream, recorded.type, role)
 
 
 def subject_of(tenant: str, stream: str, tag: str, role: str | None = None) -> str:

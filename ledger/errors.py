@@ -64,7 +64,11 @@ class BrokenChain(LedgerError):
 
     def __init__(self, position: int, why: str) -> None:
         super().__init__(f"The ledger is not what was recorded: position {position}: {why}.")
-        self.position = position
+        self.position, self.why = position, why
+
+
+class NoLedger(LedgerError):
+    """This Postgres holds no ledger of that tenant."""
 
 
 class ForeignStream(LedgerError):

@@ -39,6 +39,7 @@ from ledger.postgres import Connection, Pool, connect, pool, refuse_unsafe
 from ledger.recorded import Recorded
 from ledger.relay import Relay
 from ledger.rows import CHUNK_EVENTS, Head, answer_from, head_of, select
+from ledger.scrub import scrub
 from ledger.sql import SQL
 from ledger.tail import Tail
 from ledger.verify import Verified, verify
@@ -84,8 +85,9 @@ class Ledger:
         async with pool(dsn, tenant, size=READERS) as readers, asyncio.TaskGroup() as group:
             ledger = cls(dsn, tenant, readers, bus, replicas)
             jobs = [ledger._writer.run(), ledger._feed()]
-            if ledger.relay is not None:
+            if bus is not None and ledger.relay is not None:
                 jobs.append(ledger.relay.run())
+                jobs.append(scrub(bus, tenant, ledger.read, ledger._head_and_origin, ledger.relay.give_up))
             tasks = [group.create_task(job) for job in jobs]
             try:
                 yield ledger
@@ -159,11 +161,7 @@ class Ledger:
 
     async def verify(self, first: int = 1, last: int | None = None) -> Verified:
         """Computes the digests of these positions again; BrokenChain names the first that is not as recorded."""
-        head = await self.head()
-        verified = await verify(self._read, head, first, last)
-        if (beyond := await self._read(head.position, 1)) and beyond[0].position > (await self.head()).position:
-            raise BrokenChain(beyond[0].position, "the head does not go that far")
-        return verified
+        return await verify(self._read, self.head, first, last)
 
     def _committed(self, events: list[Recorded]) -> None:
         if events:

@@ -7,8 +7,11 @@ stream's last message with the ledger's event at that position.
 
 - equal: go on behind it. A stream that lost its end is filled up again at the same sequences.
 - no stream: create it so that sequence = position, from the start of a bounded window.
-- contradiction (another event there, or more messages than the ledger has events): the ledger's epoch is raised, the
-  stream is given up, and one of the new epoch is filled. Postgres is the truth; this is logged, never silent.
+- contradiction (another event there, or more messages than the ledger has events): what contradicts is copied into
+  quarantine, the ledger's epoch is raised, the stream is given up, and one of the new epoch is filled. Postgres is the
+  truth; this is logged, never silent.
+
+What contradicts the ledger further back is found by `ledger.scrub`, and is given up in the same way.
 """
 
 import asyncio
@@ -22,6 +25,7 @@ import structlog
 from ledger.announce import Announcement, announce
 from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.ports import Bus
+from ledger.quarantine import keep
 from ledger.recorded import Recorded
 from ledger.rows import Head
 from ledger.stream import Refusal, create, delete, look, message, stream_config, stream_name, streams_of
@@ -74,8 +78,18 @@ class Relay:
 
     @property
     def lag(self) -> int:
-        """Events that are recorded and not known to be in the stream."""
+        """Events that are recorded and not in the stream, as far as this relay knows: what others record and publish
+        it hears of within a quarter of a second. `measure` asks."""
         return max(0, self.head - self.last)
+
+    async def measure(self) -> int:
+        """How many events recorded by now are not in the stream, whoever relays them.
+
+        TimeoutError or ConnectionError from NATS, LedgerUnavailable from Postgres, Refusal, ForeignStream.
+        """
+        head, origin = await self._ledger_head()
+        state = await look(self._bus, stream_config(self._tenant, head.epoch, origin, self._replicas))
+        return min(head.position, WINDOW_EVENTS) if state is None else max(0, head.position - state.last)
 
     def offer(self, events: Sequence[Recorded]) -> None:
         """This process has committed these: they need not be read again."""
@@ -101,7 +115,8 @@ class Relay:
         failures = 0
         while True:
             try:
-                if not self._stream:
+                # A busy relay looks too: the epoch may have been raised elsewhere.
+                if not self._stream or monotonic() - self._looked > LOOK_SECONDS:
                     await self._settle()
                 if self.last >= self.head:
                     await self._wait()
@@ -210,7 +225,8 @@ class Relay:
         config = stream_config(self._tenant, head.epoch, origin, self._replicas)
         for name, epoch in streams.items():
             if epoch > head.epoch:
-                return await self._give_up(head.epoch, epoch + 1, f"stream {name} is of a later epoch")
+                await self.give_up(epoch, head.position + 1, f"stream {name} is of a later epoch")
+                return False
             if epoch < head.epoch:
                 await look(self._bus, stream_config(self._tenant, epoch, origin, self._replicas))
                 log.warning("ledger.relay.deleted", tenant=self._tenant, stream=name, epoch=head.epoch)
@@ -227,23 +243,50 @@ class Relay:
             return False
         if state.last > now.position:
             why = f"it goes to {state.last}, the ledger to {now.position}"
-            return await self._give_up(head.epoch, head.epoch + 1, why)
+            await self.give_up(head.epoch, now.position + 1, why)
+            return False
         if held is not None:
             truth = await self._read(state.last - 1, 1)
             if not truth:
                 raise BrokenChain(state.last, "it is missing, and all after it")
             if not _same(held, truth[0]):
-                return await self._give_up(head.epoch, head.epoch + 1, f"sequence {state.last} holds another event")
+                await self.give_up(head.epoch, state.last, f"sequence {state.last} holds another event")
+                return False
         self._stream, self._epoch, self._atomic = config["name"], head.epoch, state.atomic
         self._looked = monotonic()
         self.head = max(self.head, now.position)
         self._advance(state.last)
         return True
 
-    async def _give_up(self, epoch: int, following: int, why: str) -> bool:
-        log.warning("ledger.relay.next_epoch", tenant=self._tenant, epoch=epoch, following=following, why=why)
-        await self._next_epoch(epoch, following)
-        return False
+    async def give_up(self, epoch: int, position: int, why: str) -> None:
+        """The stream of this epoch contradicts the ledger at a position: it is replaced by one of the next epoch, once
+        what contradicts is in quarantine. Nothing happens if somebody else has done so already."""
+        head, origin = await self._ledger_head()
+        if epoch < head.epoch:
+            return
+        config = stream_config(self._tenant, epoch, origin, self._replicas)
+        about = log.bind(tenant=self._tenant, stream=config["name"], position=position)
+        about.error("ledger.relay.contradiction", why=why)
+        try:
+            if (state := await look(self._bus, config)) is not None:
+                kept, first = await keep(self._bus, self._tenant, config, state, self._read, position)
+                about.warning("ledger.relay.quarantined", messages=kept, first=first and (first.position, first.why))
+        except (LookupError, ValueError) as error:
+            # A truth that stands still for its copy would be the greater loss.
+            about.error("ledger.relay.not_quarantined", error=str(error))
+        await self._next_epoch(head.epoch, epoch + 1)
+        self._stream = ""
+
+    async def rebuild(self) -> str:
+        """Replaces the stream by one of the next epoch, filled from Postgres at the same sequences; its name, once it
+        holds all that was recorded before. Whoever reads the old one is led to it. Waits for NATS and Postgres."""
+        head, _ = await self._ledger_head()
+        log.warning("ledger.relay.rebuilt", tenant=self._tenant, stream=stream_name(self._tenant, head.epoch))
+        await self._next_epoch(head.epoch, head.epoch + 1)
+        self._stream = ""
+        while self._epoch <= head.epoch or self.last < head.position:
+            await self._advanced.wait()
+        return self._stream or stream_name(self._tenant, self._epoch)
 
 
 def _same(held: Recorded | bytes, truth: Recorded) -> bool:

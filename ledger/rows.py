@@ -6,6 +6,7 @@ from uuid import UUID
 
 from psycopg import AsyncCursor
 
+from ledger.errors import BrokenChain
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ledger.sql import SQL
@@ -41,7 +42,7 @@ async def one(cursor: AsyncCursor[Any]) -> Any:
     """The only row of a table that always has one."""
     row = await cursor.fetchone()
     if row is None:
-        raise LookupError("ledger_head has no row: this is no ledger, or it was tampered with.")
+        raise BrokenChain(0, "ledger_head has lost its row")
     return row
 
 

@@ -24,8 +24,11 @@ SCHEMA = "cloudevents-1.0"
 
 
 class State(Struct, frozen=True):
-    """What a stream holds: its last sequence, how many messages, whether it takes atomic batches."""
+    """What a stream holds: its first and last sequence, how many messages, whether it takes atomic batches.
 
+    Of an empty one `first` is `last + 1`."""
+
+    first: int
     last: int
     messages: int
     atomic: bool
@@ -94,7 +97,8 @@ async def look(bus: Bus, config: dict[str, Any]) -> State | None:
     for key in ("subjects", "deny_delete", "deny_purge"):
         if held.get(key) != config[key]:
             raise ForeignStream(f"JetStream stream {name} was altered: {key} is {held.get(key)}, not {config[key]}.")
-    return State(state["last_seq"], state["messages"], bool(held.get("allow_atomic")))
+    first = state["first_seq"] if state["messages"] else state["last_seq"] + 1
+    return State(first, state["last_seq"], state["messages"], bool(held.get("allow_atomic")))
 
 
 async def create(bus: Bus, config: dict[str, Any], first: int) -> None:

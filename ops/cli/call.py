@@ -69,6 +69,7 @@ def explained(error: BaseException, arguments: list[str]) -> Stop:
 
 def _ours(error: BaseException, text: str, arguments: list[str]) -> Stop:
     from cairn.calls import CairnError, Conflict, Invalid, NotFound, Unauthorized, Unreachable
+    from ledger.errors import LedgerUnavailable, NoLedger
     from ops.embedded import AlreadyRunning
     from ops.settings import SettingsInvalid
 
@@ -77,6 +78,10 @@ def _ours(error: BaseException, text: str, arguments: list[str]) -> Stop:
             return Stop(stop.USAGE, text, fix="cairn config show")
         case AlreadyRunning():
             return Stop(stop.CONFLICT, text)
+        case NoLedger():
+            return Stop(stop.NOT_FOUND, text, fix="cairn config show")
+        case LedgerUnavailable():
+            return Stop(stop.UNREACHABLE, text, fix="cairn doctor")
         case NotFound():
             return Stop(stop.NOT_FOUND, text, fix="cairn ls")
         case Conflict():

@@ -350,7 +350,9 @@ async def _digests(connection: Connection) -> None:
     async def read(after: int, limit: int) -> list[Recorded]:
         return await select(connection, "read", after=after, to=2**62, limit=limit)
 
-    head: Head = (await head_of(connection))[0]
+    async def head() -> Head:
+        return (await head_of(connection))[0]
+
     await verify(read, head)
 
 
