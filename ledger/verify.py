@@ -45,18 +45,18 @@ async def verify(read: Read, head: Callable[[], Awaitable[Head]], first: int = 1
 
 def bounds(until: Head, first: int, last: int | None) -> tuple[int, int]:
     """The positions asked for that a ledger with this head can hold."""
-    return max(first, 1), until.position if last is None else min(last, until.position)
+    return min(max(first, 1), until.position + 1), until.position if last is None else min(last, until.position)
 
 
 async def part(read: Read, first: int, last: int) -> Verified:
     """Checks these positions against each other and against the digest that is recorded before them."""
     position, before = first - 1, GENESIS
-    if 1 < first <= last:
+    if first > 1:
         found = await read(first - 2, 1)
         if not found or found[0].position != position:
             raise BrokenChain(position, "it is missing")
         before = found[0].digest
-    elif first == 1 and (found := await read(-(2**63), 1)) and found[0].position < 1:
+    elif (found := await read(-(2**63), 1)) and found[0].position < 1:
         raise BrokenChain(found[0].position, "positions begin at 1")
     digest = before
     async with aclosing(_ahead(read, position, last)) as chunks:
@@ -70,12 +70,12 @@ async def part(read: Read, first: int, last: int) -> Verified:
                 digest = recorded.digest
     if position < last:
         raise BrokenChain(position + 1, "it is missing, and all after it")
-    return Verified(max(0, last - first + 1), last, digest, before)
+    return Verified(max(0, last - first + 1), position, digest, before)
 
 
 async def ends_in(read: Read, head: Callable[[], Awaitable[Head]], until: Head, digest: bytes) -> None:
     """BrokenChain unless the ledger ends where its head says, in the digest of its last event."""
-    if until.position and digest != until.digest:
+    if digest != until.digest:
         raise BrokenChain(until.position, f"the head says {until.digest.hex()}, the last event {digest.hex()}")
     behind = await read(until.position, 1)
     if behind and (await head()).position == until.position:
