@@ -141,6 +141,15 @@ class System:
             )  # fmt: skip
         return process
 
+    def cairn(self, *arguments: str) -> str:
+        """What a command prints that has to end well."""
+        done = subprocess.run(
+            [sys.executable, "-m", "cairn", *arguments], env=self._environment, cwd=self.folder,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=WAIT_SECONDS,
+        )  # fmt: skip
+        assert done.returncode == 0, f"cairn {' '.join(arguments)} ended with {done.returncode}: {done.stderr}"
+        return done.stdout
+
     def submit(self, plan: Json, *, bare: bool = False) -> str:
         """Starts a plan on an empty repository, or `bare` of any; the workflow's name."""
         if bare:

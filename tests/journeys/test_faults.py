@@ -126,6 +126,21 @@ def test_the_store_of_nats_may_be_wiped_while_all_is_up_be_it_idle_or_busy() -> 
         stage.intact()
 
 
+def test_the_stream_may_be_rebuilt_in_the_middle_of_a_plan() -> None:
+    """Agents' consumers, the inbox and whoever follows move over to the stream of the next epoch by themselves."""
+    with system() as stage:
+        stage.agent("worker", "coder", "ann", "2")
+        workflow = stage.submit(layers("rebuilt", 1, 3, 2, 1))
+        for epoch, position in ((2, 6), (3, 16), (4, 26)):
+            stage.reached(position)
+            said = stage.cairn("ledger", "rebuild-stream", "--yes")
+            assert said.startswith(f"rebuilt   MAIN_EVENTS_{epoch}, up to position "), said
+        assert stage.finished(workflow) == "completed"
+        assert stage.cairn("ledger", "compare").startswith("equal ")
+        stage.cairn("audit", "verify")
+        stage.intact()
+
+
 @pytest.mark.parametrize("away", ["postgres", "nats"])
 def test_a_plan_waits_for_a_server_of_yours_that_is_away(away: str) -> None:
     with yours() as servers, system(DATABASE_URL=servers.database_url, NATS_URL=servers.nats_url) as stage:

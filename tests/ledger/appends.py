@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any
 from uuid import UUID, uuid4
 
-from cairn.bus import Bus
+from cairn.bus import Bus, Message
 from domain.events import TaskStarted
 from ledger.announce import understand
 from ledger.append import Append, NewEvent
@@ -52,19 +52,26 @@ async def until(condition: Any, *, every_seconds: float = 0.01) -> None:
 
 
 async def in_stream(bus: Bus, name: str) -> list[Recorded]:
-    """Everything a JetStream stream holds, by its own sequences."""
+    """The events a JetStream stream holds, each at its own sequence."""
+    held = []
+    for message in await everything_in(bus, name):
+        recorded = understand(message.data)
+        assert recorded.position == message.sequence
+        held.append(recorded)
+    return held
+
+
+async def everything_in(bus: Bus, name: str) -> list[Message]:
+    """All messages of a JetStream stream, in order."""
     info = await bus.api(f"STREAM.INFO.{name}")
     last, count = info["state"]["last_seq"], info["state"]["messages"]
     consumer = f"look-{uuid4().hex}"
     await bus.ensure_consumer(name, {"name": consumer, "ack_policy": "none", "mem_storage": True})
-    held: list[Recorded] = []
+    held: list[Message] = []
     async with asyncio.timeout(SECONDS), aclosing(bus.pull(name, consumer, wait_seconds=0.5)) as batches:
         while len(held) < count:
-            for message in await anext(batches):
-                recorded = understand(message.data)
-                assert recorded.position == message.sequence
-                held.append(recorded)
-    assert not held or held[-1].position == last
+            held += await anext(batches)
+    assert not held or held[-1].sequence == last
     return held
 
 

@@ -15,7 +15,7 @@ from ledger.stream import delete, streams_of
 async def bus(nats_url: str, tenant: str) -> AsyncIterator[Bus]:
     async with Bus.connect(nats_url) as bus:
         yield bus
-        for name in await streams_of(bus, tenant):
+        for name in (*await streams_of(bus, tenant), f"{tenant.upper()}_QUARANTINE"):
             await delete(bus, name)
 
 
