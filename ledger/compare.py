@@ -134,7 +134,7 @@ def differs(message: Message, truth: Recorded | None, tenant: str) -> str:
         return "the ledger has no such position"
     try:
         held = understand(message.data)
-    except (msgspec.DecodeError, ValueError) as error:
+    except msgspec.DecodeError as error:
         return f"it is no announcement: {error}"
     if held != truth and (held.state or (held.id, held.digest) != (truth.id, truth.digest)):
         same = "the same event, altered" if held.id == truth.id else f"event {held.id}"

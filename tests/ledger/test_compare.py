@@ -126,10 +126,17 @@ async def test_a_message_under_another_subject_is_a_difference(ledger: Ledger, b
     assert position == 1 and "dispatched.fixer" in why
 
 
-async def test_what_is_no_announcement_is_a_difference(ledger: Ledger, bus: Bus) -> None:
+@pytest.mark.parametrize("noise", ["noise", "\0", '{"sequence":"0"}', "no number", "no digest", "too deep"])
+async def test_what_is_no_announcement_is_a_difference(ledger: Ledger, bus: Bus, noise: str) -> None:
     events = await fill(ledger, "workflow-a", 2)
     await stream_by_hand(ledger, bus, events[:1])
-    await bus.store(f"cairn.{ledger.tenant}.evt.workflow.a.task.started", b"noise")
+    subject, body, headers = announce(events[1], ledger.tenant, 1, bus.max_payload)
+    bodies = {
+        "no number": body.replace(b'"sequence":"0', b'"sequence":"x'),
+        "no digest": body.replace(b'"digest":"', b'"digest":"x'),
+        "too deep": body.replace(b'"data":', b'"data":' + b"[" * 100_000),
+    }
+    await bus.store(subject, bodies.get(noise, noise.encode()), headers)
     position, why = await difference(ledger, bus)
     assert position == 2 and "no announcement" in why
 
