@@ -99,7 +99,7 @@ async def test_an_event_that_was_put_behind_the_head_is_found(ledger: Ledger, su
 
 async def test_a_part_behind_the_head_holds_nothing(ledger: Ledger) -> None:
     head = (await fill(ledger, "workflow-a", 2))[-1]
-    assert await ledger.verify(100) == Verified(0, 2, head.digest)
+    assert await ledger.verify(100) == Verified(0, 2, head.digest, head.digest)
 
 
 async def test_a_part_can_be_verified_alone(ledger: Ledger, superuser: Superuser) -> None:
