@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 from appends import SECONDS, append, fill, started
@@ -15,9 +16,10 @@ from ledger import relay
 from ledger.announce import announce, subject_for
 from ledger.append import Append, NewEvent
 from ledger.codec import encode
-from ledger.compare import Compared, compare
+from ledger.compare import Compared, compare, differences
 from ledger.ledger import Ledger
-from ledger.stream import stream_name
+from ledger.recorded import Recorded
+from ledger.stream import stream_config, stream_name
 
 
 @pytest.fixture
@@ -165,3 +167,31 @@ async def test_a_stream_that_ends_before_the_ledger_or_is_not_there_is_found(led
 
 async def test_an_empty_ledger_equals_no_stream(ledger: Ledger, bus: Bus) -> None:
     assert (await compared(ledger, bus)).difference is None
+
+
+async def test_a_stream_that_is_lost_while_it_is_compared_is_no_difference(
+    ledger: Ledger, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can tell then, and it is asked again: the next time it is whole."""
+    monkeypatch.setattr(comparing, "BATCH", 5)
+    events = await fill(ledger, "workflow-a", 40)
+    name = await stream_by_hand(ledger, bus, events)
+    _, origin = await ledger._head_and_origin()
+    config = stream_config(ledger.tenant, 1, origin, 1)
+    again = [events[:20], events]
+
+    async def read(after: int, limit: int) -> list[Recorded]:
+        if again and after > 0:
+            await bus.api(f"STREAM.DELETE.{name}")
+            await stream_by_hand(ledger, bus, again.pop(0))
+        return await ledger.read(after, limit)
+
+    with pytest.raises(LookupError):
+        async with aclosing(differences(bus, config, ledger.tenant, read, 1, 40)) as found:
+            await anext(found, None)
+    with pytest.raises(LookupError, match="lost what it held"):
+        async with aclosing(differences(bus, config, ledger.tenant, ledger.read, 1, 40)) as found:
+            await anext(found, None)
+    async with asyncio.timeout(SECONDS):
+        compared = await compare(read, ledger._head_and_origin, bus, ledger.tenant, 2, 40)
+    assert (compared.difference, compared.last, again) == (None, 40, [])

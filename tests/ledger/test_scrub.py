@@ -18,7 +18,7 @@ from ledger import quarantine, relay, scrub
 from ledger.announce import announce
 from ledger.ledger import Ledger
 from ledger.relay import Relay
-from ledger.stream import stream_config, stream_name, streams_of
+from ledger.stream import look, stream_config, stream_name, streams_of
 from ops.embedded.nats import Nats
 
 
@@ -136,10 +136,17 @@ async def test_a_stream_of_a_later_epoch_is_kept_before_it_goes(ledger: Ledger, 
 
 async def test_two_relays_that_find_the_same_keep_it_once(ledger: Ledger, bus: Bus, postgres_url: str) -> None:
     events = await fill(ledger, "workflow-a", 30)
-    await stream_by_hand(ledger, bus, [*events[:20], forged(events[20]), *events[21:]])
+    await stream_by_hand(ledger, bus, [*events[:20], *map(forged, events[20:])])
+    _, origin = await ledger._head_and_origin()
+    config = stream_config(ledger.tenant, 1, origin, 1)
+    state = await look(bus, config)
+    assert state is not None
+    for _ in range(2):
+        kept, first = await quarantine.keep(bus, ledger.tenant, config, state, ledger.read, 30)
+        assert kept == 10 and first is not None and first.position == 21
     async with relayed(postgres_url, ledger, bus) as one, relayed(postgres_url, ledger, bus):
         await replaced(one, bus)
-    assert len(await quarantined(bus, ledger.tenant)) == 1
+    assert len(await quarantined(bus, ledger.tenant)) == 10
 
 
 async def test_a_quarantine_that_cannot_be_had_is_said_and_stops_nothing(
