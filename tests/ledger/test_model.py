@@ -1,11 +1,12 @@
-"""A ledger against a model of ten lines: random appends, conflicts, repeats and reads agree with it at every step."""
+"""A ledger against a model of ten lines: random appends, conflicts, repeats, reads, followers and restarts agree with it
+at every step."""
 
 import asyncio
 import secrets
 from typing import Any
 from uuid import UUID, uuid4
 
-from appends import append
+from appends import append, followed
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -41,14 +42,16 @@ def test_a_ledger_behaves_like_its_model(postgres_url: str) -> None:
             super().__init__()
             self.model = Model()
             self.runner = asyncio.Runner()
-            self.stop = asyncio.Event()
+            self.tenant = f"m{secrets.token_hex(4)}"
+            self.followed = 0
             self.ledger, self.holding = self.runner.run(self.open())
 
         async def open(self) -> tuple[Ledger, asyncio.Task[None]]:
             opened: asyncio.Future[Ledger] = asyncio.get_running_loop().create_future()
+            self.stop = asyncio.Event()
 
             async def hold() -> None:
-                async with Ledger.open(postgres_url, tenant=f"m{secrets.token_hex(4)}") as ledger:
+                async with Ledger.open(postgres_url, tenant=self.tenant) as ledger:
                     opened.set_result(ledger)
                     await self.stop.wait()
 
@@ -110,17 +113,29 @@ def test_a_ledger_behaves_like_its_model(postgres_url: str) -> None:
             found = self.runner.run(self.ledger.read(after, limit))
             assert [(event.stream, event.version) for event in found] == self.model.log[after : after + limit]
 
+        @rule()
+        def follow(self) -> None:
+            """From where the last one ended: everything since then, once."""
+            found = self.runner.run(followed(self.ledger, len(self.model.log), self.followed))
+            assert [(event.stream, event.version) for event in found] == self.model.log[self.followed :]
+            self.followed = len(self.model.log)
+
+        @rule()
+        def restart(self) -> None:
+            self.runner.run(self.close())
+            self.ledger, self.holding = self.runner.run(self.open())
+
+        async def close(self) -> None:
+            self.stop.set()
+            await self.holding
+
         @invariant()
         def head_is_the_end(self) -> None:
             assert self.runner.run(self.ledger.head()).position == len(self.model.log)
 
         def teardown(self) -> None:
-            async def close() -> None:
-                assert (await self.ledger.verify()).events == len(self.model.log)
-                self.stop.set()
-                await self.holding
-
-            self.runner.run(close())
+            assert self.runner.run(self.ledger.verify()).events == len(self.model.log)
+            self.runner.run(self.close())
             self.runner.close()
 
     run_state_machine_as_test(

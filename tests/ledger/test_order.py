@@ -82,3 +82,29 @@ async def test_a_writer_that_waits_longer_than_the_lock_timeout_asks_again(
         assert not later.done()
         await slow.rollback()
     assert (await later)[0].position == 2
+
+
+async def test_a_bigserial_shows_later_positions_first_and_a_tailing_reader_misses_what_was_open(
+    postgres_url: str, tenant: str
+) -> None:
+    """The same reader and the same slow writer on the table that one would write first: this is what the head is for."""
+    async with (
+        await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as reader,
+        await psycopg.AsyncConnection.connect(postgres_url) as slow,
+    ):
+        table = f"plain_{tenant}"
+        await reader.execute(f"CREATE TABLE {table} (position bigserial PRIMARY KEY, actor text)")
+        seen: list[tuple[int, str]] = []
+
+        async def look() -> None:
+            after = seen[-1][0] if seen else 0
+            found = await reader.execute(f"SELECT * FROM {table} WHERE position > %s ORDER BY position", (after,))
+            seen.extend(await found.fetchall())
+
+        await slow.execute(f"INSERT INTO {table} (actor) VALUES ('slow')")
+        await reader.execute(f"INSERT INTO {table} (actor) VALUES ('quick')")
+        await look()
+        await slow.commit()
+        await look()
+        assert seen == [(2, "quick")], "position 1 is committed, and will never be seen"
+        await reader.execute(f"DROP TABLE {table}")
