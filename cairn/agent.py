@@ -60,6 +60,7 @@ class _Dispatch(msgspec.Struct):
 
     sequence: str
     data: Task
+    traceparent: str | None = None
 
 
 class _Run(NamedTuple):
@@ -193,9 +194,9 @@ class Agent:
         self, message: Message, dispatch: _Dispatch, outbox: Outbox, where: Connection, group: asyncio.TaskGroup
     ) -> None:
         task = dispatch.data
-        task.position = int(dispatch.sequence)
+        task.position, task.traceparent = int(dispatch.sequence), dispatch.traceparent
         key = (task.workflow, task.run, task.token)
-        lease = {"task": task.task, "run": task.run, "token": task.token}
+        lease = {"task": task.task, "run": task.run, "token": task.token, "traceparent": task.traceparent}
         begun = outbox.report(task.workflow, {"kind": "started", **lease}, answers=message)
         if key not in self._runs:
             work = group.create_task(self._hold(key, task, lease, outbox, where))

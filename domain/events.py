@@ -15,11 +15,12 @@ Purpose = Literal["work", "verify"]
 AskKind = Literal["before_dispatch", "before_completion"]
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """A fact about one stream."""
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
+    """A fact about one stream. A field stands in the bytes only if it says something, so one that is unknown is none to
+    pass over: a newer program has decided on it."""
 
 
-class Debug(msgspec.Struct, frozen=True, omit_defaults=True):
+class Debug(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a branch task is told of the failure it is to mend."""
 
     parent: str

@@ -1,4 +1,8 @@
-"""What an attempt leaves behind: a result, a failure, and the receipts of the tests that were run."""
+"""What an attempt leaves behind: a result, a failure, and the receipts of the tests that were run.
+
+Agents of any age send these, so fields that they do not have are passed over. A new field that rules go by therefore
+takes new tags of the events that hold it: a program that does not know it must not fold them.
+"""
 
 from typing import Any
 

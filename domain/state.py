@@ -32,7 +32,7 @@ from domain.events import (
     WorkflowStarted,
 )
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Plan, Task
+from domain.plan import Task
 
 TaskStatus = Literal[
     "pending", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
@@ -104,7 +104,6 @@ class Ask(msgspec.Struct):
 class Workflow(msgspec.Struct):
     id: str = ""
     status: WorkflowStatus = "unknown"
-    plan: Plan | None = None
     repository: str | None = None
     base: str | None = None
     lease_seconds: float = 30.0
@@ -185,7 +184,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             if not approved:
                 task.failure = refusal(by, because)
         case WorkflowStarted(workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease):
-            state.id, state.status, state.plan = name, "running", plan
+            state.id, state.status = name, "running"
             state.repository, state.base, state.lease_seconds = repository, base, lease
             state.open = len(plan.tasks)
             for spec in plan.tasks:

@@ -24,7 +24,7 @@ from gateway.access import access
 from gateway.health import checks
 from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
 from gateway.start import Starts
-from handlers.execute import Executor, Order
+from handlers.execute import Executor, Order, trace_of
 from ledger.ledger import Ledger
 from ledger.ports import Bus
 from ledger.postgres import Pool
@@ -98,7 +98,8 @@ class _Commands:
         raw = bytes(asked.plan)
         # A plan of 16 MB takes seconds to judge: others are served meanwhile. For a small one a thread costs more.
         plan = parse(raw) if len(raw) < SMALL_BYTES else await asyncio.to_thread(parse, raw)
-        command_id, actor, trace = requests.command_id(request), requests.actor(request), requests.traceparent(request)
+        command_id, actor = requests.command_id(request), requests.actor(request)
+        trace = trace_of(request.headers.get("traceparent"))
 
         def order(name: str) -> Order:
             command = StartWorkflow(
@@ -149,7 +150,9 @@ class _Commands:
 
     async def _execute(self, request: web.Request, command: WorkflowCommand) -> tuple[str, list[Recorded]]:
         name = requests.workflow_of(request)
-        order = Order(requests.command_id(request), command, requests.actor(request), requests.traceparent(request))
+        order = Order(
+            requests.command_id(request), command, requests.actor(request), trace_of(request.headers.get("traceparent"))
+        )
         return name, await self._executor.submit(name, order)
 
     async def _accepted(self, name: str, recorded: Sequence[Recorded]) -> web.Response:

@@ -22,7 +22,6 @@ LARGEST_NUMBER = 2**63 - 1
 
 KEYS = UUID("5b0c2c0e-9d4e-5c54-8f0b-6a5d2f8f6e11")
 """The namespace of the command ids made of keys that are no UUIDs."""
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`")
 
 Body = TypeVar("Body", bound=Struct)
@@ -153,12 +152,6 @@ def command_id(request: web.Request) -> UUID:
         return UUID(key)
     except ValueError:
         return uuid5(KEYS, key)
-
-
-def traceparent(request: web.Request) -> str | None:
-    """The caller's trace; one that is malformed is none (W3C Trace Context)."""
-    given = request.headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else None
 
 
 def _bad(name: str, detail: str) -> Unacceptable:

@@ -11,6 +11,7 @@ looked up before a repeat is refused or found to change nothing.
 """
 
 import asyncio
+import re
 from collections import OrderedDict, deque
 from typing import NamedTuple
 from uuid import UUID
@@ -30,12 +31,20 @@ ROUND = 256
 """Commands of one workflow that are decided and recorded together at most."""
 CACHED_TASKS = 30_000
 """Of the workflows last worked on; some 2 KB each. One that is not kept is read again for each of its commands."""
+SNAPSHOT_EVENTS = 1_000
+"""After so many events of a workflow its state is kept, or after as many as it has tasks if those are more: a state is as
+large as its tasks, so the cost of keeping it stays the same for each event."""
 CONFLICTS = 20
 """Lost races after which a command is given up; others made progress each time."""
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
 
 class Order(NamedTuple):
-    """A command with what its events carry: who asked (`actor`), and the id under which a repeat is recognised."""
+    """A command with what its events carry: who asked (`actor`), and the id under which a repeat is recognised.
+
+    Without a `traceparent` of its own it goes on with the trace of what happened last in the workflow.
+    """
 
     id: UUID
     command: WorkflowCommand
@@ -44,12 +53,17 @@ class Order(NamedTuple):
 
 
 class _Case:
-    """A workflow in memory: its state and the version of its stream."""
+    """A workflow in memory: its state, the version and the trace of its last event, the version of its snapshot."""
 
-    __slots__ = ("state", "version")
+    __slots__ = ("kept", "state", "trace", "version")
 
-    def __init__(self, state: Workflow, version: int) -> None:
-        self.state, self.version = state, version
+    def __init__(self, state: Workflow, last: Recorded | None = None, kept: int = 0) -> None:
+        self.state, self.kept = state, kept
+        self.version, self.trace = (last.version, last.traceparent) if last else (0, None)
+
+    @property
+    def worth_keeping(self) -> bool:
+        return self.version - self.kept >= max(SNAPSHOT_EVENTS, len(self.state.tasks))
 
 
 class _Cases:
@@ -161,11 +175,12 @@ class Executor:
     async def _record(self, workflow: str, taken: list[_Pending], *, hopeful: bool = False) -> None:
         case = self._cases.get(workflow)
         if case is None and hopeful and isinstance(taken[0].order.command, StartWorkflow):
-            case = _Case(Workflow(), 0)  # most likely it is new; if it is not, the append collides and it is read
+            case = _Case(Workflow())  # most likely it is new; if it is not, the append collides and it is read
         elif case is None:
             case = await self._load(workflow)
         new: list[NewEvent] = []
         decided: list[tuple[_Pending, int | Refused]] = []
+        trace = case.trace
         for pending in taken:
             try:
                 events = decide(case.state, pending.order.command)
@@ -173,14 +188,18 @@ class Executor:
                 decided.append((pending, refusal))
                 continue
             decided.append((pending, len(events)))
-            new += _envelopes(workflow, pending.order, events)
+            trace = (pending.order.traceparent if events else None) or trace
+            new += _envelopes(workflow, pending.order, events, trace)
             for event in events:
                 evolve(case.state, event)
         recorded: list[Recorded] = []
         stream = f"workflow-{workflow}"
         if new:
             recorded = await self._ledger.append(Append(stream, case.version, new))
-            case.version += len(new)
+            case.version, case.trace = recorded[-1].version, recorded[-1].traceparent
+            if case.worth_keeping:
+                self._ledger.snapshots.offer(recorded[-1], case.state)
+                case.kept = case.version
         elif missed := await self._ledger.read_stream(stream, case.version):
             raise WrongVersion(stream, case.version, missed[-1].version)
         at = 0
@@ -203,9 +222,17 @@ class Executor:
             pending.answer.set_exception(refusal)
 
     async def _load(self, workflow: str) -> _Case:
-        recorded = await self._ledger.read_stream(f"workflow-{workflow}")
-        events: list[WorkflowEvent] = [one.event for one in recorded]  # type: ignore[misc]  # of this stream's kind
-        return _Case(replay(events), recorded[-1].version if recorded else 0)
+        state, recorded = await self._ledger.snapshots.load(f"workflow-{workflow}")
+        if not recorded:
+            return _Case(Workflow())
+        new = recorded if state is None else recorded[1:]
+        events: list[WorkflowEvent] = [one.event for one in new]  # type: ignore[misc]  # of this stream's kind
+        return _Case(replay(events, state), recorded[-1], kept=0 if state is None else recorded[0].version)
+
+
+def trace_of(given: str | None) -> str | None:
+    """The trace that somebody names in `traceparent`; one that is malformed is none (W3C Trace Context)."""
+    return given if given and _TRACEPARENT.fullmatch(given) else None
 
 
 def _take(queue: deque[_Pending]) -> list[_Pending]:
@@ -222,9 +249,9 @@ def _settle(pending: _Pending, recorded: list[Recorded]) -> None:
         pending.answer.set_result(recorded)
 
 
-def _envelopes(workflow: str, order: Order, events: list[WorkflowEvent]) -> list[NewEvent]:
+def _envelopes(workflow: str, order: Order, events: list[WorkflowEvent], trace: str | None) -> list[NewEvent]:
     cause = str(order.id)
     return [
-        NewEvent(event, event_id(order.id, index), order.actor, workflow, cause, order.traceparent)
+        NewEvent(event, event_id(order.id, index), order.actor, workflow, cause, trace)
         for index, event in enumerate(events)
     ]

@@ -24,7 +24,7 @@ from domain.errors import Refused
 from domain.events import ReportRefused
 from domain.failures import FAILURE_TYPES
 from domain.outcome import RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
-from handlers.execute import Executor, Order
+from handlers.execute import Executor, Order, trace_of
 from ledger.errors import LedgerUnavailable, NotRecordable, WrongVersion
 from ledger.ports import Bus, Message
 from ledger.recorded import Recorded
@@ -84,7 +84,10 @@ class Sender(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """The wire form. A repeat is known by its `id`; `verdict` the subject on which the sender waits for its answer."""
+    """The wire form. A repeat is known by its `id`; `verdict` the subject on which the sender waits for its answer.
+
+    `traceparent` is the trace that the work belongs to, most often that of its dispatch.
+    """
 
     id: UUID
     kind: Literal["started", "completed", "failed", "verified"]
@@ -97,6 +100,7 @@ class Report(msgspec.Struct):
     result: Result | None = None
     failure: Told | None = None
     receipts: tuple[Receipt, ...] = ()
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind == "completed" and self.result is None:
@@ -177,8 +181,8 @@ class Inbox:
             except (ValueError, RecursionError) as error:
                 bad.append((piece, str(error)))
                 continue
-            command = uuid5(SENT, f"{report.agent}/{report.id}")
-            order = Order(command, _command(report, self._now()), f"agent/{report.agent}")
+            command, trace = uuid5(SENT, f"{report.agent}/{report.id}"), trace_of(report.traceparent)
+            order = Order(command, _command(report, self._now()), f"agent/{report.agent}", trace)
             self._executor.submit(report.workflow, order).add_done_callback(partial(self._settle, letter, report))
         if bad:
             await self._bury(message, bad[0][1])

@@ -8,7 +8,8 @@ compute it again without this program.
 """
 
 from hashlib import sha1, sha256
-from typing import cast, get_args
+from operator import itemgetter
+from typing import Any, cast, get_args
 from uuid import UUID
 
 import msgspec
@@ -16,12 +17,16 @@ import msgspec
 from domain.events import Event, WorkflowEvent
 from ledger.errors import NotRecordable, UnknownEvent
 from ledger.foreign import PREFIX, Foreign
+from ledger.upcast import UPCASTS, Upcasts, upcast
 
 STATE_BYTES = 16 * 1024 * 1024
 """No single event is larger; it would not fit through the programs that have to read it."""
+PATH_LEVELS = 8
+"""How far into an event that is too large the largest field is looked for."""
 
 _TYPES: tuple[type[Event], ...] = get_args(WorkflowEvent)
 _TAGS = {event: cast(str, event.__struct_config__.tag) for event in _TYPES}
+_BY_TAG = {tag: event for event, tag in _TAGS.items()}
 _DECODERS = {tag: msgspec.json.Decoder(event) for event, tag in _TAGS.items()}
 _FOREIGN = msgspec.json.Decoder(Foreign)
 _ENCODE = msgspec.json.Encoder().encode
@@ -40,21 +45,36 @@ def tag_of(event: Event) -> str:
 
 
 def encode(event: Event) -> bytes:
-    """The bytes to store. NotRecordable if they are more than `STATE_BYTES`."""
+    """The bytes to store. NotRecordable, naming the largest field, if they are more than `STATE_BYTES`."""
     state = _ENCODE(event)
     if len(state) > STATE_BYTES:
-        raise NotRecordable(f"{tag_of(event)} has {len(state)} bytes, at most {STATE_BYTES} are recorded.")
+        path, size = _largest(msgspec.json.decode(state))
+        raise NotRecordable(
+            f"{tag_of(event)} has {len(state)} bytes, at most {STATE_BYTES} are recorded: {path} has {size} of them."
+            " Put it into a file of the work tree."
+        )
     return state
 
 
-def decode(position: int, tag: str, state: bytes) -> Event:
-    """The event in `state`; `position` is for the message. UnknownEvent for a tag that this program does not have."""
+def decode(position: int, tag: str, state: bytes, upcasts: Upcasts = UPCASTS) -> Event:
+    """The event in `state`, as it is called today; `position` is for the message.
+
+    UnknownEvent for a tag or a field that this program does not have: it must not decide on a part of what happened.
+    """
     decoder = _DECODERS.get(tag)
-    if decoder is None:
+    try:
+        if decoder is not None:
+            return decoder.decode(state)
         if tag.startswith(PREFIX):
             return _FOREIGN.decode(state)
-        raise UnknownEvent(position, tag)
-    return decoder.decode(state)
+        if tag not in upcasts:
+            raise UnknownEvent(position, tag)
+        today = upcast(msgspec.json.decode(state), upcasts)
+        if today["type"] not in _BY_TAG:
+            raise UnknownEvent(position, today["type"])
+        return msgspec.convert(today, _BY_TAG[today["type"]])
+    except msgspec.ValidationError as error:
+        raise UnknownEvent(position, tag, str(error)) from error
 
 
 def chain(previous: bytes, envelope: tuple[object, ...], state: bytes) -> bytes:
@@ -66,3 +86,17 @@ def event_id(command_id: UUID, index: int) -> UUID:
     """The id of a command's `index`-th event: `uuid5(command_id, str(index))`, without the detour that costs."""
     number = int.from_bytes(sha1(command_id.bytes + b"%d" % index).digest()[:16], "big")
     return UUID(int=number & _KEPT_BITS | _VERSION_5)
+
+
+def _largest(value: Any) -> tuple[str, int]:
+    """The JSON path of what most of a value is made of, and its bytes: the innermost part that is more than half."""
+    path, size = "$", len(_ENCODE(value))
+    for _ in range(PATH_LEVELS):
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        sizes = ((len(_ENCODE(part)), key, part) for key, part in inner)
+        largest, key, part = max(sizes, key=itemgetter(0), default=(0, "", None))
+        if 2 * largest <= size:
+            break
+        path = f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}"
+        value, size = part, largest
+    return path, size

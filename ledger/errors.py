@@ -52,10 +52,11 @@ class NotRecordable(LedgerError, ValueError):
 
 
 class UnknownEvent(LedgerError):
-    """The ledger holds an event that this program does not know: it was written by a newer one."""
+    """The ledger holds an event that this program does not know, or not in this shape: a newer one wrote it."""
 
-    def __init__(self, position: int, tag: str) -> None:
-        super().__init__(f"Position {position} holds {tag!r}, which this program does not know: upgrade it.")
+    def __init__(self, position: int, tag: str, why: str = "") -> None:
+        why = f" ({why})" if why else ""
+        super().__init__(f"Position {position} holds {tag!r}, which this program does not know{why}: upgrade it.")
         self.position, self.tag = position, tag
 
 

@@ -40,6 +40,7 @@ from ledger.recorded import Recorded
 from ledger.relay import Relay
 from ledger.rows import CHUNK_EVENTS, Head, answer_from, head_of, select
 from ledger.scrub import scrub
+from ledger.snapshots import Snapshots
 from ledger.sql import SQL
 from ledger.tail import Tail
 from ledger.verify import Verified, verify
@@ -60,6 +61,7 @@ class Ledger:
         self._tail = Tail()
         self._followed = asyncio.Event()
         self._writer = Writer(lambda: connect(dsn, tenant), self._committed)
+        self.snapshots = Snapshots(self._reading, self.read_stream)
         self.relay: Relay | None = None
         if bus is not None:
             self.relay = Relay(
@@ -84,7 +86,7 @@ class Ledger:
         failure: Exception | None = None
         async with pool(dsn, tenant, size=READERS) as readers, asyncio.TaskGroup() as group:
             ledger = cls(dsn, tenant, readers, bus, replicas)
-            jobs = [ledger._writer.run(), ledger._feed()]
+            jobs = [ledger._writer.run(), ledger._feed(), ledger.snapshots.run()]
             if bus is not None and ledger.relay is not None:
                 jobs.append(ledger.relay.run())
                 jobs.append(scrub(bus, tenant, ledger.read, ledger._head_and_origin, ledger.relay.give_up))

@@ -101,3 +101,13 @@ DELETE FROM es_keys WHERE subject = %(subject)s
 
 -- es_scrub: neither the table's files nor its indexes hold what was deleted.
 VACUUM (FULL) es_keys
+
+-- snapshot: the state of a stream that this code has folded, the version it stands for and the digest of that event.
+SELECT version, digest, state FROM snapshots WHERE stream = %(stream)s AND code = %(code)s
+
+-- keep_snapshot: one for each stream: the newer replaces the older, and that of other code in any case.
+INSERT INTO snapshots (stream, version, code, digest, state)
+VALUES (%(stream)s, %(version)s, %(code)s, %(digest)s, %(state)s)
+ON CONFLICT (stream) DO UPDATE
+SET version = excluded.version, code = excluded.code, digest = excluded.digest, state = excluded.state
+WHERE snapshots.version < excluded.version OR snapshots.code <> excluded.code
