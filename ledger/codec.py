@@ -26,7 +26,8 @@ PATH_LEVELS = 8
 
 _TYPES: tuple[type[Event], ...] = get_args(WorkflowEvent)
 _TAGS = {event: cast(str, event.__struct_config__.tag) for event in _TYPES}
-_BY_TAG = {tag: event for event, tag in _TAGS.items()}
+EVENTS = {tag: event for event, tag in _TAGS.items()}
+"""Every kind of event that can be recorded, by its tag."""
 _DECODERS = {tag: msgspec.json.Decoder(event) for event, tag in _TAGS.items()}
 _FOREIGN = msgspec.json.Decoder(Foreign)
 _ENCODE = msgspec.json.Encoder().encode
@@ -70,9 +71,9 @@ def decode(position: int, tag: str, state: bytes, upcasts: Upcasts = UPCASTS) ->
         if tag not in upcasts:
             raise UnknownEvent(position, tag)
         today = upcast(msgspec.json.decode(state), upcasts)
-        if today["type"] not in _BY_TAG:
+        if today["type"] not in EVENTS:
             raise UnknownEvent(position, today["type"])
-        return msgspec.convert(today, _BY_TAG[today["type"]])
+        return msgspec.convert(today, EVENTS[today["type"]])
     except msgspec.ValidationError as error:
         raise UnknownEvent(position, tag, str(error)) from error
 

@@ -1,0 +1,261 @@
+"""What a release wrote, kept for ever: `python -m ops.golden <release>` writes `schemas/golden/<release>/`, once.
+
+`<tag>.jsonl` holds an event's bytes exactly as stored: a line with every field filled, and one with those only that it
+cannot do without. `history.jsonl` is a small ledger with envelopes and digests, `states.json` what its streams fold to.
+What an earlier release wrote the same way is not written again. Tests read all of it with today's code: an event that
+changes its shape fails them until it has a new file, and one that can no longer be read fails them for good.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import NODEFAULT, Raw, Struct, inspect
+
+from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Retry, StartWorkflow
+from domain.events import Event
+from domain.outcome import Failure, Receipt, Result
+from domain.plan import AcceptanceCriteria, Plan, Task, Test
+from domain.state import Workflow, evolve
+from domain.workflow import decide
+from ledger.append import Append, NewEvent, rows
+from ledger.codec import EVENTS, chain, encode, event_id
+from ledger.verify import GENESIS
+from ops.schemas import FOLDER
+
+GOLDEN = FOLDER / "golden"
+SUMS = "SHA256SUMS"
+"""In each folder, as `sha256sum -c` reads it."""
+BEGUN = datetime(2026, 11, 1, 12, tzinfo=UTC)
+STEP = timedelta(seconds=1.25)
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+class Line(Struct):
+    """An event of `history.jsonl`: its envelope, the digest in hex, and `state`, the bytes as they were stored."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    id: UUID
+    recorded_at: datetime
+    correlation_id: str | None
+    causation_id: str | None
+    actor: str
+    traceparent: str | None
+    digest: str
+    state: Raw
+
+
+def sample(event: type[Event], *, full: bool) -> Event:
+    """An event with every field filled, none of them with its default; or with the required ones only."""
+    return msgspec.convert(_value(inspect.type_info(event), "", full), event)
+
+
+def history() -> list[Line]:
+    """A workflow that completes after detours, one that fails, one that is cancelled: every event there is."""
+    told = _Story()
+    tests = AcceptanceCriteria((Test("make test", 20.0),))
+    told.start(
+        "mended",
+        Task(
+            "a", acceptance_criteria=tests, failure_routing={"test_failure": "debugger"}, inputs={"n": [1, 2.5, None]}
+        ),
+        Task("b", dependencies=("a",), approval=("before_dispatch", "before_completion"), title="Grün"),
+    )
+    told.report("a", result=Result("done", "c1", ("a.py",), {"lines": 3}))
+    told.report("a", receipts=(1,))
+    told.report("a.fix1", result=Result("mended", "c2"))
+    told.report("a", receipts=(0,))
+    told.answer("ask-1", because="looks good")
+    told.report("b", failure=Failure("agent_error", "it broke", "at line 7"))
+    told.late("b", token=1)
+    told.do(Retry(now=told.now, task="b", attempt=2), "clock/retry")
+    told.report("b", result=Result("done"))
+    told.answer("ask-2")
+    told.start("fails", Task("a", max_attempts=1), Task("b", dependencies=("a",)))
+    told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
+    told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
+    told.do(Cancel(now=told.now, by="pat", reason="no longer wanted"), "pat")
+    return told.lines
+
+
+def outline(state: Workflow) -> dict[str, Any]:
+    """What of a state has to stay as it is, whatever the state is made of."""
+    return {
+        "status": state.status,
+        "asks": {name: ask.answered_by for name, ask in state.asks.items()},
+        "tasks": {
+            name: {"status": task.status, "attempt": task.attempt, "agent": task.agent, "depth": task.depth,
+                   "commits": list(task.tips), "failure": task.failure.type if task.failure else None,
+                   "receipts": len(task.receipts)}
+            for name, task in state.tasks.items()
+        },
+    }  # fmt: skip
+
+
+def documents() -> dict[str, bytes]:
+    """File name to what today's code writes into it."""
+    lines = history()
+    states: dict[str, Workflow] = {}
+    for line in lines:
+        state = states.setdefault(line.stream, Workflow())
+        evolve(state, msgspec.json.decode(line.state, type=EVENTS[line.type]))  # type: ignore[arg-type]
+    told = msgspec.json.encode({stream: outline(state) for stream, state in states.items()})
+    return {
+        **{
+            f"{tag}.jsonl": b"".join(encode(sample(event, full=full)) + b"\n" for full in (True, False))
+            for tag, event in EVENTS.items()
+        },
+        "history.jsonl": b"".join(msgspec.json.encode(line) + b"\n" for line in lines),
+        "states.json": msgspec.json.format(told, indent=2) + b"\n",
+    }
+
+
+def missing(folder: Path = GOLDEN) -> dict[str, bytes]:
+    """Of today's documents those that no release holds."""
+    return {
+        name: content
+        for name, content in documents().items()
+        if not any(file.read_bytes() == content for file in folder.glob(f"*/{name}"))
+    }
+
+
+def write(release: str, folder: Path = GOLDEN) -> list[str]:
+    """The names of the files that were written. FileExistsError for a release that has its files."""
+    new = missing(folder)
+    if "history.jsonl" in new or "states.json" in new:  # neither says anything without the other
+        new |= {name: content for name, content in documents().items() if name in ("history.jsonl", "states.json")}
+    if new:
+        place = folder / release
+        place.mkdir(parents=True)
+        sums = "".join(f"{sha256(content).hexdigest()}  {name}\n" for name, content in sorted(new.items()))
+        for name, content in {**new, SUMS: sums.encode()}.items():
+            (place / name).write_bytes(content)
+    return sorted(new)
+
+
+class _Story:
+    """Commands decided one after another; `lines` is what a ledger holds of them."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.now = BEGUN.timestamp()
+        self._digest = GENESIS
+        self._commands = 0
+
+    def start(self, name: str, *tasks: Task) -> None:
+        self._name, self._state, self._version = name, Workflow(), 0
+        plan = Plan(id=name, tasks=tasks)
+        self.do(StartWorkflow(now=self.now, workflow=name, plan=plan, repository="/srv/w.git", base="c0"), "pat", TRACE)
+
+    def report(
+        self, name: str, *, result: Result | None = None, failure: Failure | None = None, receipts: Sequence[int] = ()
+    ) -> None:
+        """What came of the run that the task has out; a receipt is told by its exit code."""
+        task = self._state.tasks[name]
+        assert task.run is not None
+        agent = "tess" if task.run.purpose == "verify" else "ann"
+        held: dict[str, Any] = {
+            "now": self.now,
+            "task": name,
+            "run": task.run.id,
+            "token": task.run.token,
+            "agent": agent,
+        }
+        commit = task.result.commit if task.result else None
+        seen = [
+            Receipt(test.cmd, code, False, 1.5, "process", commit, 3, "0" * 64, "out")
+            for test, code in zip(task.spec.acceptance_criteria.tests, receipts, strict=False)
+        ]
+        if result:
+            self.do(ReportCompleted(**held, result=result), f"agent/{agent}")
+        elif failure:
+            self.do(ReportFailed(**held, failure=failure), f"agent/{agent}")
+        else:
+            self.do(ReportVerified(**held, receipts=tuple(seen)), f"agent/{agent}")
+
+    def late(self, name: str, *, token: int) -> None:
+        late = ReportCompleted(now=self.now, task=name, run=f"{name}/1", token=token, agent="bob", result=Result())
+        self.do(late, "agent/bob")
+
+    def answer(self, ask: str, because: str = "") -> None:
+        shown = self._state.asks[ask].shown
+        self.do(Answer(now=self.now, ask=ask, shown=shown, approved=True, by="pat", because=because), "pat", TRACE)
+
+    def do(self, command: Any, actor: str, trace: str | None = None) -> None:
+        self._commands += 1
+        cause = UUID(int=self._commands)
+        events = decide(self._state, command)
+        stream = f"workflow-{self._name}"
+        new = [
+            NewEvent(event, event_id(cause, index), actor, self._name, str(cause), trace)
+            for index, event in enumerate(events)
+        ]
+        at = BEGUN + STEP * self._commands
+        for row in rows(Append(stream, self._version, new)):
+            self._version += 1
+            envelope = (
+                len(self.lines) + 1, stream, self._version, row.tag, row.id, at,
+                row.correlation_id, row.causation_id, row.actor, row.traceparent,
+            )  # fmt: skip
+            self._digest = chain(self._digest, envelope, row.state)
+            self.lines.append(Line(*envelope, self._digest.hex(), Raw(row.state)))
+        for event in events:
+            evolve(self._state, event)
+
+
+def _value(kind: inspect.Type, name: str, full: bool, default: Any = NODEFAULT) -> Any:
+    """Any value of this type but the default."""
+    match kind:
+        case inspect.Metadata(type=inner):
+            return _value(inner, name, full, default)
+        case inspect.UnionType(types=types):
+            return _value(next(one for one in types if not isinstance(one, inspect.NoneType)), name, full, default)
+        case inspect.StructType(fields=fields):
+            return {
+                field.encode_name: _value(field.type, field.name, full, field.default)
+                for field in fields
+                if full or field.required
+            }
+        case inspect.VarTupleType(item_type=item):
+            return [_value(item, name, full)]
+        case inspect.DictType(value_type=item):
+            return {name: _value(item, name, full)}
+        case inspect.LiteralType(values=values):
+            return next(value for value in values if value != default)
+        case inspect.BoolType():
+            return default is not True
+        case inspect.IntType():
+            return 7
+        case inspect.FloatType(le=most):
+            return 1.5 if most is None or most > 1.5 else most
+        case inspect.StrType():
+            return f"{name} ä"
+        case inspect.AnyType():
+            return {"text": 'a "quoted" ✓', "numbers": [0, -1, 2**60, 0.1, 1e300], "other": [True, None, {}]}
+    raise TypeError(f"{name}: no sample of a {type(kind).__name__} is known: add one")
+
+
+def main(arguments: Sequence[str] | None = None, folder: Path = GOLDEN) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ops.golden", description="Keep what a new release writes.")
+    parser.add_argument("release", help="its version; one that has its files is refused: they are never changed")
+    release = parser.parse_args(arguments).release
+    try:
+        written = write(release, folder)
+    except FileExistsError:
+        print(f"release {release} has its golden files, and they never change: name the next release", file=sys.stderr)
+        return 1
+    print("\n".join(written) or "nothing is written otherwise than before", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
