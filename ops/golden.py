@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct, inspect
 
 from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Retry, StartWorkflow
-from domain.events import Event
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Plan, Task, Test
 from domain.state import Workflow, evolve
@@ -28,6 +27,8 @@ from ledger.append import Append, NewEvent, rows
 from ledger.codec import EVENTS, chain, encode, event_id
 from ledger.verify import GENESIS
 from ops.schemas import FOLDER
+
+S = TypeVar("S", bound=Struct)
 
 GOLDEN = FOLDER / "golden"
 SUMS = "SHA256SUMS"
@@ -54,9 +55,9 @@ class Line(Struct):
     state: Raw
 
 
-def sample(event: type[Event], *, full: bool) -> Event:
-    """An event with every field filled, none of them with its default; or with the required ones only."""
-    return msgspec.convert(_value(inspect.type_info(event), "", full), event)
+def sample(struct: type[S], *, full: bool) -> S:
+    """One with every field filled, none of them with its default; or with the required ones only."""
+    return msgspec.convert(_value(inspect.type_info(struct), "", full), struct)
 
 
 def history() -> list[Line]:

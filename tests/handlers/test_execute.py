@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from domain.commands import Answer, Cancel, ExpireLease
 from domain.errors import Conflict, NotFound
 from domain.events import ReportRefused
 from domain.plan import Task
+from domain.state import replay
 from handlers import execute
 from handlers.execute import Executor, Order
+from ledger import writer
 from ledger.errors import LedgerUnavailable, NotRecordable
+from ledger.group import Group
 from ledger.ledger import Ledger
+from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ops.embedded import Embedded
 from tests.spec import completed, started
@@ -211,6 +217,111 @@ async def test_the_states_in_memory_are_bounded(executor: Executor, monkeypatch:
     )
     assert all("TaskCompleted" in names(answer) for answer in answers)
     assert executor._cases.tasks <= 20
+
+
+async def test_the_answers_of_commands_that_were_recorded_together_survive_a_lost_connection(
+    executor: Executor, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The append was committed and nobody heard of it: each command gets its own events all the same."""
+    await executor.execute("w", start(*WIDE))
+    insert, losses = writer.insert, 1
+
+    async def losing(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
+        nonlocal losses
+        written = await insert(connection, group, starts)
+        if losses and connection.info.transaction_status == TransactionStatus.IDLE:
+            losses -= 1
+            await connection.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return written
+
+    monkeypatch.setattr(writer, "insert", losing)
+    orders = [order(completed(f"t{number}/1", number + 1)) for number in range(5)]
+    answers = await asyncio.gather(*(executor.execute("w", it) for it in orders))
+    assert losses == 0
+    for one, answer in zip(orders, answers, strict=True):
+        assert "TaskCompleted" in names(answer)
+        assert answer == await ledger.find_command(one.id)
+    assert "TaskCompleted" in names(await executor.execute("w", order(completed("t9/1", 10))))
+
+
+async def test_what_was_sent_and_not_recorded_is_not_taken_for_what_another_process_recorded(
+    executor: Executor, ledger: Ledger, postgres_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection broke before the commit; meanwhile somebody else recorded the first of the commands, alone."""
+    await executor.execute("w", start(*WIDE))
+    orders = [order(completed(f"t{number}/1", number + 1)) for number in range(3)]
+    reconnect = ledger._writer._reconnect
+
+    async def meanwhile(*about: Any) -> None:
+        monkeypatch.undo()
+        async with Ledger.open(postgres_url, tenant=tenant) as other:
+            await Executor(other).execute("w", orders[0])
+        await reconnect(*about)
+
+    async def broken(*_: Any) -> bool:
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(writer, "insert", broken)
+    monkeypatch.setattr(ledger._writer, "_reconnect", meanwhile)
+    answers = await asyncio.gather(*(executor.execute("w", it) for it in orders))
+    for one, answer in zip(orders, answers, strict=True):
+        assert "TaskCompleted" in names(answer)
+        assert answer == await ledger.find_command(one.id)
+
+
+async def test_a_long_workflow_is_read_from_its_snapshot(
+    executor: Executor, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "SNAPSHOT_EVENTS", 50)
+    await executor.execute("w", start(*WIDE))
+    for number in range(0, len(WIDE), 10):
+        orders = [order(completed(f"t{one}/1", one + 1)) for one in range(number, number + 10)]
+        await asyncio.gather(*(executor.execute("w", it) for it in orders[:-1]))
+    async with asyncio.timeout(SECONDS):
+        while ledger.snapshots._waiting:
+            await asyncio.sleep(0.001)
+    reads: list[int] = []
+    read_stream = ledger.snapshots._read_stream
+
+    async def watched(stream: str, after: int) -> list[Recorded]:
+        reads.append(after)
+        return await read_stream(stream, after)
+
+    monkeypatch.setattr(ledger.snapshots, "_read_stream", watched)
+    other = Executor(ledger)
+    assert await other.state("w") == await executor.state("w") == replay(one.event for one in await everything(ledger))
+    length = len(await everything(ledger))
+    assert reads and length - 70 <= reads[0] < length, "one for as many events as there are tasks"
+    last = [order(completed(f"t{one}/1", one + 1)) for one in range(9, len(WIDE), 10)]
+    answers = await asyncio.gather(*(other.execute("w", it) for it in last))
+    assert names(answers[-1])[-1] == "WorkflowCompleted"
+    assert await other.execute("w", last[0]) == answers[0], "and what was recorded before the snapshot is found"
+
+
+async def everything(ledger: Ledger) -> list[Any]:
+    return await ledger.read_stream("workflow-w")
+
+
+async def test_a_trace_goes_on_until_somebody_begins_another(executor: Executor, ledger: Ledger) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    other = trace.replace("4bf9", "0000")
+    asked = [start(*WIDE)._replace(traceparent=trace), order(started("t0/1", 1))]
+    asked += [order(started("t1/1", 2))._replace(traceparent=other), order(started("t2/1", 3))]
+    for one in asked[:2]:
+        await executor.execute("w", one)
+    another = Executor(ledger)
+    await asyncio.gather(*(another.execute("w", one) for one in asked[2:]))
+    await Executor(ledger).execute("w", order(started("t3/1", 4)))
+    repeat = order(started("t1/1", 2))._replace(traceparent=trace)
+    assert await executor.execute("w", repeat) == [], "who changes nothing begins nothing"
+    await executor.execute("w", order(started("t4/1", 5)))
+    recorded = (await everything(ledger))[len(WIDE) + 1 :]
+    assert [one.event.run for one in recorded] == ["t0/1", "t1/1", "t2/1", "t3/1", "t4/1"]
+    assert [one.traceparent for one in recorded] == [trace, other, other, other, other]
+    for one in await everything(ledger):
+        assert one.correlation_id == "w" and one.actor == "test"
+    assert [one.causation_id for one in recorded[:3]] == [str(one.id) for one in asked[1:]]
 
 
 async def test_a_postgres_that_goes_away_is_a_fault_and_asking_again_tells(

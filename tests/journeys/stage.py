@@ -152,11 +152,12 @@ class System:
 
     def submit(self, plan: Json, *, bare: bool = False) -> str:
         """Starts a plan on an empty repository, or `bare` of any; the workflow's name."""
-        if bare:
-            return self.client.submit(plan).workflow
-        repository = Path(self.where().repository)
-        base = asyncio.run(_empty(repository, plan["id"]))
-        return self.client.submit(plan, repository=str(repository), base=base).workflow
+        return self.client.submit(plan, **({} if bare else self.empty(plan["id"]))).workflow
+
+    def empty(self, name: str) -> dict[str, str]:
+        """What a plan is to be started on: the repository, and a first commit that holds nothing."""
+        repository = self.where().repository
+        return {"repository": repository, "base": asyncio.run(_empty(Path(repository), name))}
 
     def seen(
         self,
