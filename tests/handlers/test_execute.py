@@ -2,13 +2,10 @@
 
 import asyncio
 from itertools import count
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
-from psycopg.pq import TransactionStatus
 
 from domain.commands import Answer, Cancel, ExpireLease
 from domain.errors import Conflict, NotFound
@@ -17,13 +14,9 @@ from domain.plan import Task
 from domain.state import replay
 from handlers import execute
 from handlers.execute import Executor, Order
-from ledger import writer
-from ledger.errors import LedgerUnavailable, NotRecordable
-from ledger.group import Group
+from ledger.errors import NotRecordable
 from ledger.ledger import Ledger
-from ledger.postgres import Connection
 from ledger.recorded import Recorded
-from ops.embedded import Embedded
 from tests.spec import completed, started
 from tests.spec import start as start_w
 
@@ -219,57 +212,6 @@ async def test_the_states_in_memory_are_bounded(executor: Executor, monkeypatch:
     assert executor._cases.tasks <= 20
 
 
-async def test_the_answers_of_commands_that_were_recorded_together_survive_a_lost_connection(
-    executor: Executor, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The append was committed and nobody heard of it: each command gets its own events all the same."""
-    await executor.execute("w", start(*WIDE))
-    insert, losses = writer.insert, 1
-
-    async def losing(connection: Connection, group: Group, starts: dict[str, int]) -> bool:
-        nonlocal losses
-        written = await insert(connection, group, starts)
-        if losses and connection.info.transaction_status == TransactionStatus.IDLE:
-            losses -= 1
-            await connection.close()
-            raise psycopg.OperationalError("server closed the connection unexpectedly")
-        return written
-
-    monkeypatch.setattr(writer, "insert", losing)
-    orders = [order(completed(f"t{number}/1", number + 1)) for number in range(5)]
-    answers = await asyncio.gather(*(executor.execute("w", it) for it in orders))
-    assert losses == 0
-    for one, answer in zip(orders, answers, strict=True):
-        assert "TaskCompleted" in names(answer)
-        assert answer == await ledger.find_command(one.id)
-    assert "TaskCompleted" in names(await executor.execute("w", order(completed("t9/1", 10))))
-
-
-async def test_what_was_sent_and_not_recorded_is_not_taken_for_what_another_process_recorded(
-    executor: Executor, ledger: Ledger, postgres_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The connection broke before the commit; meanwhile somebody else recorded the first of the commands, alone."""
-    await executor.execute("w", start(*WIDE))
-    orders = [order(completed(f"t{number}/1", number + 1)) for number in range(3)]
-    reconnect = ledger._writer._reconnect
-
-    async def meanwhile(*about: Any) -> None:
-        monkeypatch.undo()
-        async with Ledger.open(postgres_url, tenant=tenant) as other:
-            await Executor(other).execute("w", orders[0])
-        await reconnect(*about)
-
-    async def broken(*_: Any) -> bool:
-        raise psycopg.OperationalError("server closed the connection unexpectedly")
-
-    monkeypatch.setattr(writer, "insert", broken)
-    monkeypatch.setattr(ledger._writer, "_reconnect", meanwhile)
-    answers = await asyncio.gather(*(executor.execute("w", it) for it in orders))
-    for one, answer in zip(orders, answers, strict=True):
-        assert "TaskCompleted" in names(answer)
-        assert answer == await ledger.find_command(one.id)
-
-
 async def test_a_long_workflow_is_read_from_its_snapshot(
     executor: Executor, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,37 +264,3 @@ async def test_a_trace_goes_on_until_somebody_begins_another(executor: Executor,
     for one in await everything(ledger):
         assert one.correlation_id == "w" and one.actor == "test"
     assert [one.causation_id for one in recorded[:3]] == [str(one.id) for one in asked[1:]]
-
-
-async def test_a_postgres_that_goes_away_is_a_fault_and_asking_again_tells(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ledger.writer.PATIENCE_SECONDS", 0.5)
-    servers = Embedded(data_dir, nats_url="nats://unused")
-    try:
-        await servers.start()
-        assert servers.postgres is not None
-        async with asyncio.timeout(60), Ledger.open(servers.database_url, tenant="away") as ledger:
-            executor = Executor(ledger)
-            await executor.execute("w", start(*WIDE))
-            orders = [order(completed(f"t{number}/1", number + 1)) for number in range(len(WIDE))]
-            calls = []
-            for one in orders:
-                calls.append(asyncio.create_task(executor.execute("w", one)))
-                await asyncio.sleep(0.002)
-                if len(calls) == 20:
-                    servers.postgres.child._process.kill()  # type: ignore[union-attr]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-            faults = [one for one in answers if isinstance(one, BaseException)]
-            assert faults and all(isinstance(one, LedgerUnavailable) for one in faults)
-            await servers.postgres.stop()
-            await servers.postgres.start()
-            again = await asyncio.gather(*(executor.execute("w", one) for one in orders))
-            for before, after in zip(answers, again, strict=True):
-                assert "TaskCompleted" in names(after)
-                assert isinstance(before, LedgerUnavailable) or before == after
-            events = await ledger.read_stream("workflow-w")
-            assert names(events).count("TaskCompleted") == len(WIDE)
-            assert "ReportRefused" not in names(events)
-    finally:
-        await servers.stop()
