@@ -32,8 +32,8 @@ ROUND = 256
 CACHED_TASKS = 30_000
 """Of the workflows last worked on; some 2 KB each. One that is not kept is read again for each of its commands."""
 SNAPSHOT_EVENTS = 1_000
-"""After so many events of a workflow its state is kept, or after as many as it has tasks if those are more: a state is as
-large as its tasks, so the cost of keeping it stays the same for each event."""
+"""After so many events of a workflow its state is kept, or after a quarter as many as it has tasks if those are more: a
+state is as large as its tasks, so the cost of keeping it stays the same for each event, some 20 us."""
 CONFLICTS = 20
 """Lost races after which a command is given up; others made progress each time."""
 
@@ -63,7 +63,7 @@ class _Case:
 
     @property
     def worth_keeping(self) -> bool:
-        return self.version - self.kept >= max(SNAPSHOT_EVENTS, len(self.state.tasks))
+        return self.version - self.kept >= max(SNAPSHOT_EVENTS, len(self.state.tasks) // 4)
 
 
 class _Cases:

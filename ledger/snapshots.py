@@ -44,6 +44,10 @@ def code_of(files: Iterable[Path] = FOLDING) -> str:
     return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
 
 
+CODE = code_of()
+"""Of the code that runs here, taken when it was imported: later there may be newer files on the disk."""
+
+
 class _Waiting(NamedTuple):
     version: int
     digest: bytes
@@ -59,7 +63,7 @@ class Snapshots:
         read_stream: Callable[[str, int], Awaitable[list[Recorded]]],
     ) -> None:
         self._reading, self._read_stream = reading, read_stream
-        self._code = code_of()
+        self._code = CODE
         self._waiting: dict[str, _Waiting] = {}
         self._work = asyncio.Event()
 

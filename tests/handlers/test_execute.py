@@ -234,7 +234,7 @@ async def test_a_long_workflow_is_read_from_its_snapshot(
     other = Executor(ledger)
     assert await other.state("w") == await executor.state("w") == replay(one.event for one in await everything(ledger))
     length = len(await everything(ledger))
-    assert reads and length - 70 <= reads[0] < length, "one for as many events as there are tasks"
+    assert reads and length - 70 <= reads[0] < length
     last = [order(completed(f"t{one}/1", one + 1)) for one in range(9, len(WIDE), 10)]
     answers = await asyncio.gather(*(other.execute("w", it) for it in last))
     assert names(answers[-1])[-1] == "WorkflowCompleted"

@@ -131,6 +131,18 @@ async def of_kind(ledger: Ledger, kind: type) -> list[Recorded]:
     return [one for one in await ledger.read_stream("workflow-w") if isinstance(one.event, kind)]
 
 
+async def test_a_report_goes_on_with_the_trace_it_names(inbox: Inbox, agent: Agent, ledger: Ledger) -> None:
+    trace, lost = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-of-an-author's-own-making"
+    named, nonsense = agent.report(0, traceparent=trace), agent.report(1, traceparent=lost)
+    async with running(inbox):
+        await agent.send(nonsense, workflow="w")
+        await agent.verdict(nonsense)
+        await agent.send(named, workflow="w")
+        position = (await agent.verdict(named))["position"]
+    assert [one.traceparent for one in await ledger.read(0)][-2:] == [trace, trace]
+    assert {one.traceparent for one in await ledger.read(0, to=position - 2)} == {None}
+
+
 async def test_every_outcome_is_answered_and_one_of_a_zombie_is_refused(
     inbox: Inbox, agent: Agent, ledger: Ledger
 ) -> None:
