@@ -52,7 +52,7 @@ def encode(event: Event) -> bytes:
         path, size = _largest(msgspec.json.decode(state))
         raise NotRecordable(
             f"{tag_of(event)} has {len(state)} bytes, at most {STATE_BYTES} are recorded: {path} has {size} of them."
-            " Put it into a file of the work tree."
+            " Keep it elsewhere and record where."
         )
     return state
 
