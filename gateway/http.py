@@ -57,9 +57,9 @@ def application(
     it may be asked. ValueError without a token.
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
-    commands = _Commands(executor, ledger, pool, lease_seconds)
+    commands = _Commands(executor, ledger, lease_seconds)
     views = _Views(ledger, board, pool)
-    events = _Events(stream.Events(ledger, pool))
+    events = _Events(stream.Events(ledger))
     system = _System(ledger, bus, board, version)
     app.add_routes(
         [
@@ -81,9 +81,9 @@ def application(
 
 
 class _Commands:
-    def __init__(self, executor: Executor, ledger: Ledger, pool: Pool, lease_seconds: float) -> None:
+    def __init__(self, executor: Executor, ledger: Ledger, lease_seconds: float) -> None:
         self._executor, self._ledger, self._lease_seconds = executor, ledger, lease_seconds
-        self._starts = Starts(executor, pool)
+        self._starts = Starts(executor, ledger)
 
     async def validate(self, request: web.Request) -> web.Response:
         """The body is the plan itself. 200 whatever is found: `{valid, errors: [{pointer, detail, hint}]}`."""

@@ -8,17 +8,16 @@ from collections.abc import Callable
 
 from domain.errors import Conflict
 from handlers.execute import Executor, Order
-from ledger.postgres import Pool
+from ledger.ledger import Ledger
 from ledger.recorded import Recorded
-from ledger.rows import select
 
 KEPT_PLANS = 1_000
 LONGEST_NAME = 63
 
 
 class Starts:
-    def __init__(self, executor: Executor, pool: Pool) -> None:
-        self._executor, self._pool = executor, pool
+    def __init__(self, executor: Executor, ledger: Ledger) -> None:
+        self._executor, self._ledger = executor, ledger
         self._last: OrderedDict[str, int] = OrderedDict()
         """Of each plan id the last number that was tried."""
 
@@ -60,8 +59,7 @@ class Starts:
         return free
 
     async def _exists(self, name: str) -> bool:
-        async with self._pool.connection() as connection:
-            return bool(await select(connection, "read_stream", stream=f"workflow-{name}", after=0, limit=1))
+        return bool(await self._ledger.read_stream(f"workflow-{name}", limit=1))
 
 
 def numbered(plan_id: str, number: int) -> str:

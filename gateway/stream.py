@@ -13,16 +13,15 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from fnmatch import translate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import web
 
 from gateway.problems import Unacceptable
 from ledger.announce import announce
 from ledger.ledger import Ledger
-from ledger.postgres import Pool
 from ledger.recorded import Recorded
-from ledger.rows import CHUNK_EVENTS, select
+from ledger.rows import CHUNK_EVENTS
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
@@ -50,10 +49,10 @@ class Wanted(NamedTuple):
 
 
 class Events:
-    """`pool` is of the tenant's connections. Call `close` to end the streams."""
+    """Call `close` to end the streams."""
 
-    def __init__(self, ledger: Ledger, pool: Pool) -> None:
-        self._ledger, self._pool = ledger, pool
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
         self._closing = asyncio.Event()
 
     def close(self) -> None:
@@ -134,9 +133,8 @@ class Events:
         if wanted.workflow is None:
             return await self._ledger.read(after, CHUNK_EVENTS)
         stream = f"workflow-{wanted.workflow}"
-        async with self._pool.connection() as connection:
-            version = await _version_at(connection, stream, after)
-            return await select(connection, "read_stream", stream=stream, after=version, limit=CHUNK_EVENTS)
+        version = await _version_at(self._ledger, stream, after)
+        return await self._ledger.read_stream(stream, version, CHUNK_EVENTS)
 
 
 class _Gone(Exception):
@@ -185,12 +183,12 @@ class _Client:
             raise _Gone from error
 
 
-async def _version_at(connection: Any, stream: str, position: int) -> int:
+async def _version_at(ledger: Ledger, stream: str, position: int) -> int:
     """The version of a stream's last event at or before a position, by bisection: versions grow with positions."""
     low, high = 0, min(position, 2**31 - 2)
     while low < high:
         middle = (low + high + 1) // 2
-        found = await select(connection, "read_stream", stream=stream, after=middle - 1, limit=1)
+        found = await ledger.read_stream(stream, middle - 1, 1)
         if found and found[0].position <= position:
             low = middle
         else:

@@ -57,7 +57,17 @@ def rows(append: Append) -> list[Row]:
         raise NotRecordable(f"stream {append.stream!r}: a kind of a-z, '-', then an id of a-z, 0-9, '_' and '-'")
     if not 0 <= append.expected_version <= VERSIONS - len(append.events):
         raise NotRecordable(f"stream {append.stream}: expected version {append.expected_version} is out of range")
+    if len(append.events) > len({new.id for new in append.events}):
+        raise NotRecordable(f"stream {append.stream}: two events of one append have the same id")
     return [_row(new) for new in append.events]
+
+
+def commands(rows: Sequence[Row]) -> list[UUID]:
+    """The ids by which a repeat is recognised: of the first event of each command."""
+    causes = (None, *(row.causation_id for row in rows))
+    return [
+        row.id for at, row in enumerate(rows) if at == 0 or row.causation_id is None or row.causation_id != causes[at]
+    ]
 
 
 def _row(new: NewEvent) -> Row:

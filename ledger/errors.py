@@ -72,5 +72,13 @@ class NoLedger(LedgerError):
     """This Postgres holds no ledger of that tenant."""
 
 
+class SegmentUnreadable(LedgerError):
+    """Events are in a file of the archive that is missing or is not as it was written; the message names it."""
+
+
+class ArchiveBusy(LedgerError):
+    """Somebody else is archiving this ledger."""
+
+
 class ForeignStream(LedgerError):
     """A JetStream stream with our name or subjects carries another ledger's events."""

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 
 from ledger import arrays
-from ledger.append import Append, Row, rows
+from ledger.append import Append, Row, commands, rows
 from ledger.codec import chain
 from ledger.errors import BrokenChain
 from ledger.postgres import Connection
@@ -81,6 +81,29 @@ def _carried(row: Row) -> tuple[str | None, str | None, str, str | None]:
     return row.correlation_id, row.causation_id, row.actor, row.traceparent
 
 
+class Claims(NamedTuple):
+    """What has to hold for a group besides what the unique indices of its own partition see to.
+
+    `floor` is the first position of that partition (of the last event's, if they fall into two): only older events, and
+    those in the archive, have to be asked for. `versions`: at which each stream is; `commands`: recorded nowhere yet.
+    """
+
+    floor: int
+    versions: dict[str, int]
+    commands: list[UUID]
+
+
+NO_CLAIMS = Claims(1, {}, [])
+"""All was judged before, under the head's lock."""
+
+
+def claims(appends: Sequence[Pending], versions: dict[str, int], floor: int) -> Claims:
+    if floor == 1:
+        # There is nothing older: that a stream is new, and so are the commands, the indices tell.
+        return Claims(floor, {stream: version for stream, version in versions.items() if version}, [])
+    return Claims(floor, versions, [id_ for pending in appends for id_ in commands(pending.rows)])
+
+
 def bases(appends: Sequence[Pending]) -> dict[str, int] | None:
     """The version at which each stream has to be before the group; None if two of them exclude each other."""
     starts: dict[str, int] = {}
@@ -89,33 +112,35 @@ def bases(appends: Sequence[Pending]) -> dict[str, int] | None:
         if ends.get(pending.stream, pending.expected) != pending.expected:
             return None
         ends[pending.stream] = pending.expected + len(pending.rows)
-        if pending.expected:
-            starts.setdefault(pending.stream, pending.expected)
+        starts.setdefault(pending.stream, pending.expected)
     return starts
 
 
 async def survey(
     connection: Connection, appends: Sequence[Pending]
-) -> tuple[Head, dict[str, int], dict[UUID, Recorded]]:
-    """Takes the head's lock; then the streams' versions, and the first events that are there already."""
+) -> tuple[Head, dict[str, int], dict[UUID, Recorded | None]]:
+    """Takes the head's lock; then the streams' versions, and the commands' first events that are there already: None
+    for one that is in the archive."""
+    ids = {"ids": arrays.uuids([id_ for pending in appends for id_ in commands(pending.rows)])}
     async with connection.pipeline():
         lock = await connection.execute(SQL["lock_head"], prepare=True, binary=True)
         streams = {"streams": arrays.texts(list({pending.stream for pending in appends}))}
         versions = await connection.execute(SQL["versions"], streams, prepare=True, binary=True)
         found = connection.cursor(binary=True, row_factory=recorded_row)
-        await found.execute(
-            SQL["find"], {"ids": arrays.uuids([pending.rows[0].id for pending in appends])}, prepare=True
-        )
+        await found.execute(SQL["find"], ids, prepare=True)
+        # After the table: what leaves it in between is met here.
+        archived = await connection.execute(SQL["archived_commands"], ids, prepare=True, binary=True)
     epoch, position, digest, _ = await one(lock)
     return (
         Head(epoch, position, digest),
         dict(await versions.fetchall()),
-        {recorded.id: recorded for recorded in await found.fetchall()},
+        dict.fromkeys(id_ for id_, _ in await archived.fetchall())
+        | {recorded.id: recorded for recorded in await found.fetchall()},
     )
 
 
-def parameters(group: Group, starts: dict[str, int]) -> dict[str, arrays.Column]:
-    """What the statement `append` is told: the group, and the versions that `starts` has to be at."""
+def parameters(group: Group, claims: Claims) -> dict[str, arrays.Column]:
+    """What the statement `append` is told: the group, and what has to hold for it."""
     events = [recorded for answer in group.answers for recorded in answer]
     return {
         "epoch": arrays.number(group.before.epoch),
@@ -123,8 +148,10 @@ def parameters(group: Group, starts: dict[str, int]) -> dict[str, arrays.Column]
         "previous": arrays.Column(group.before.digest),
         "last": arrays.number(group.after.position),
         "digest": arrays.Column(group.after.digest),
-        "bases": arrays.texts(list(starts)),
-        "expected": arrays.integers(list(starts.values())),
+        "floor": arrays.number(claims.floor),
+        "bases": arrays.texts(list(claims.versions)),
+        "expected": arrays.integers(list(claims.versions.values())),
+        "commands": arrays.uuids(claims.commands),
         "recorded_at": arrays.instant(events[0].recorded_at),
         "stream": arrays.texts([event.stream for event in events]),
         "version": arrays.integers([event.version for event in events]),
@@ -145,6 +172,6 @@ def following(head: Head) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.UniqueViolation as error:
-        if error.diag.constraint_name == "events_position":
+        if (error.diag.constraint_name or "").endswith("_position"):
             raise BrokenChain(head.position + 1, "there are events behind the head") from error
         raise

@@ -22,23 +22,24 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
 import psycopg
 
-from ledger import arrays
 from ledger.append import Append
 from ledger.cancel import end, until_one_ends
 from ledger.codec import event_id
 from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.follow import AWAY_SECONDS, fill, listen
+from ledger.history import END, History
 from ledger.migrate import migrate
 from ledger.ports import Bus
 from ledger.postgres import Connection, Pool, connect, pool, refuse_unsafe
 from ledger.recorded import Recorded
 from ledger.relay import Relay
-from ledger.rows import CHUNK_EVENTS, Head, answer_from, head_of, select
+from ledger.rows import CHUNK_EVENTS, Head, head_of
 from ledger.scrub import scrub
 from ledger.snapshots import Snapshots
 from ledger.sql import SQL
@@ -48,19 +49,21 @@ from ledger.writer import Writer
 
 T = TypeVar("T")
 
-END = 2**63 - 1
 READERS = 4
 
 
 class Ledger:
     """Open it with `async with Ledger.open(dsn) as ledger`. `relay` is None without a bus."""
 
-    def __init__(self, dsn: str, tenant: str, readers: Pool, bus: Bus | None, replicas: int) -> None:
+    def __init__(
+        self, dsn: str, tenant: str, readers: Pool, bus: Bus | None, replicas: int, archive: Path | None
+    ) -> None:
         self.tenant = tenant
         self._pool, self._bus = readers, bus
+        self._history = History(archive)
         self._tail = Tail()
         self._followed = asyncio.Event()
-        self._writer = Writer(lambda: connect(dsn, tenant), self._committed)
+        self._writer = Writer(lambda: connect(dsn, tenant), self._committed, self._answer)
         self.snapshots = Snapshots(self._reading, self.read_stream)
         self.relay: Relay | None = None
         if bus is not None:
@@ -71,10 +74,17 @@ class Ledger:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, dsn: str, *, tenant: str = "main", bus: Bus | None = None, replicas: int = 1
+        cls,
+        dsn: str,
+        *,
+        tenant: str = "main",
+        bus: Bus | None = None,
+        replicas: int = 1,
+        archive: Path | None = None,
     ) -> AsyncIterator["Ledger"]:
         """Migrates the tenant's schema, then appends, reads and relays until the block ends; takes no more then, and
-        ends what it has taken.
+        ends what it has taken. `archive` is the folder with the segments of what is no longer in Postgres; without it
+        reading that raises SegmentUnreadable.
 
         A fault of its own work cancels the block and raises an ExceptionGroup. UnsafeServer, MigrationError and
         psycopg.OperationalError come before the block is entered.
@@ -85,7 +95,7 @@ class Ledger:
             await migrate(connection, tenant)
         failure: Exception | None = None
         async with pool(dsn, tenant, size=READERS) as readers, asyncio.TaskGroup() as group:
-            ledger = cls(dsn, tenant, readers, bus, replicas)
+            ledger = cls(dsn, tenant, readers, bus, replicas, archive)
             jobs = [ledger._writer.run(), ledger._feed(), ledger.snapshots.run()]
             if bus is not None and ledger.relay is not None:
                 jobs.append(ledger.relay.run())
@@ -112,34 +122,36 @@ class Ledger:
         return await self._writer.append(append)
 
     async def read(self, after: int, limit: int = CHUNK_EVENTS, *, to: int | None = None) -> list[Recorded]:
-        """At most `limit` events after a position, up to and with `to`, in order. BrokenChain if one is missing."""
+        """At most `limit` events after a position, up to and with `to`, in order.
+
+        BrokenChain if one is missing, SegmentUnreadable if one is in the archive and cannot be read there.
+        """
         events = await self._read(after, limit, END if to is None else to)
         for position, recorded in enumerate(events, max(after, 0) + 1):
             if recorded.position != position:
                 raise BrokenChain(position, "it is missing")
         return events
 
-    async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
-        """All events of a stream after a version, in order; none for a stream that does not exist."""
+    async def read_stream(self, stream: str, after_version: int = 0, limit: int = END) -> list[Recorded]:
+        """At most `limit` events of a stream after a version, in order; none for a stream that does not exist."""
         events: list[Recorded] = []
         async with self._reading() as connection:
             while True:
-                chunk = await select(connection, "read_stream", stream=stream, after=after_version, limit=CHUNK_EVENTS)
+                wanted = min(limit - len(events), CHUNK_EVENTS)
+                chunk = await self._history.read_stream(connection, stream, after_version, wanted)
                 events += chunk
-                if len(chunk) < CHUNK_EVENTS:
+                if len(chunk) < wanted or len(events) == limit:
                     return events
                 after_version = chunk[-1].version
 
     async def find(self, ids: Sequence[UUID]) -> list[Recorded]:
         """The events of these ids that exist, in order."""
         async with self._reading() as connection:
-            return await select(connection, "find", ids=arrays.uuids(ids))
+            return await self._history.find(connection, ids)
 
     async def find_command(self, command_id: UUID) -> list[Recorded]:
         """The first answer to a command, whole and in order; none if it was never recorded."""
-        async with self._reading() as connection:
-            first = await select(connection, "find", ids=arrays.uuids([event_id(command_id, 0)]))
-            return await answer_from(connection, first[0]) if first else []
+        return await self._answer(event_id(command_id, 0))
 
     async def head(self) -> Head:
         """Where the ledger stands."""
@@ -182,7 +194,11 @@ class Ledger:
 
     async def _read(self, after: int, limit: int, to: int = END) -> list[Recorded]:
         async with self._reading() as connection:
-            return await select(connection, "read", after=after, to=to, limit=limit)
+            return await self._history.read(connection, after, limit, to)
+
+    async def _answer(self, first_id: UUID) -> list[Recorded]:
+        async with self._reading() as connection:
+            return await self._history.answer(connection, first_id)
 
     async def _head_and_origin(self) -> tuple[Head, UUID]:
         async with self._reading() as connection:

@@ -4,14 +4,23 @@ SELECT epoch, position, digest, origin FROM ledger_head
 -- lock_head: the same, and nobody else appends until this transaction ends.
 SELECT epoch, position, digest, origin FROM ledger_head FOR UPDATE
 
--- append: one group of events, if the head is still the one expected and every stream holds the version it is expected at.
--- Nothing is inserted otherwise. The scalar subquery is on purpose: it cannot become a join that scans the table.
+-- append: one group of events, if the head is still the one expected, every stream is at the version it is expected at,
+-- and none of the commands was recorded before. Nothing is inserted otherwise. What the partition that begins at `floor`
+-- holds, its unique indices tell; so what was found there need not be looked for in older ones or in the archive.
+-- The scalar subqueries are on purpose: they cannot become joins that scan the tables.
 WITH head AS (
     UPDATE ledger_head SET position = %(last)s, digest = %(digest)s
     WHERE epoch = %(epoch)s AND position = %(first)s - 1 AND digest = %(previous)s
       AND NOT EXISTS (
           SELECT FROM unnest(%(bases)s::text[], %(expected)s::int[]) AS base (stream, version)
-          WHERE (SELECT true FROM events WHERE events.stream = base.stream AND events.version = base.version) IS NULL)
+          WHERE (SELECT true FROM events WHERE events.stream = base.stream AND events.version = base.version
+                                           AND position >= %(floor)s) IS NULL
+            AND version <> greatest(0, (SELECT max(version) FROM events WHERE events.stream = base.stream),
+                                    (SELECT version FROM archived_streams WHERE archived_streams.stream = base.stream)))
+      AND NOT EXISTS (
+          SELECT FROM unnest(%(commands)s::uuid[]) AS command (id)
+          WHERE (SELECT true FROM events WHERE events.id = command.id AND position < %(floor)s) IS NOT NULL
+             OR (SELECT true FROM archived_commands WHERE archived_commands.id = command.id) IS NOT NULL)
     RETURNING true
 )
 INSERT INTO events
@@ -24,7 +33,8 @@ FROM head, unnest(%(stream)s::text[], %(version)s::int[], %(type)s::text[], %(id
                                digest, ordinal)
 
 -- versions: the last version of each stream, 0 if it has none.
-SELECT stream, coalesce((SELECT max(version) FROM events WHERE events.stream = asked.stream), 0)
+SELECT stream, greatest(0, (SELECT max(version) FROM events WHERE events.stream = asked.stream),
+                        (SELECT version FROM archived_streams WHERE archived_streams.stream = asked.stream))
 FROM unnest(%(streams)s::text[]) AS asked (stream)
 
 -- next_epoch: the JetStream stream of this epoch is given up; nothing happens if somebody else has done so already.
@@ -111,3 +121,36 @@ VALUES (%(stream)s, %(version)s, %(code)s, %(digest)s, %(state)s)
 ON CONFLICT (stream) DO UPDATE
 SET version = excluded.version, code = excluded.code, digest = excluded.digest, state = excluded.state
 WHERE snapshots.version < excluded.version OR snapshots.code <> excluded.code
+
+-- partition_for: the first and last position of the partition that holds a position; it is made if there is none.
+SELECT first, last FROM partition_for(%(position)s)
+
+-- partitions: all of them, in order, with what is known of those in the archive.
+SELECT first, last, segment, sha256, previous, digest, archived_at FROM partitions ORDER BY first
+
+-- archived: the partition that holds a position, if it is in the archive.
+SELECT first, last, segment, sha256, previous, digest, archived_at
+FROM (SELECT * FROM partitions WHERE first <= %(position)s ORDER BY first DESC LIMIT 1) AS holding
+WHERE last >= %(position)s AND segment IS NOT NULL
+
+-- archived_commands: where the first events of commands are, of those in the archive.
+SELECT id, position FROM archived_commands WHERE id = ANY(%(ids)s::uuid[])
+
+-- archived_stream: the last archived version of a stream, and the positions of its first and last archived event.
+SELECT version, first, last FROM archived_streams WHERE stream = %(stream)s
+
+-- closed: the partitions all of whose positions are taken and followed by another, that are not in the archive.
+SELECT partitions.first, partitions.last FROM partitions, ledger_head
+WHERE segment IS NULL AND last < position ORDER BY first
+
+-- recorded_last: when the last of the events between two positions was recorded.
+SELECT max(recorded_at) FROM events WHERE position BETWEEN %(first)s AND %(last)s
+
+-- archive_lock: whether nobody else is archiving this ledger; until the connection ends nobody else will.
+SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 0))
+
+-- archive_partition: the partition is gone, and the segment known, when this transaction ends.
+SELECT archive_partition(%(first)s, %(segment)s, %(sha256)s, %(previous)s, %(digest)s)
+
+-- keep_commands: the first events of commands that go into the archive.
+COPY archived_commands (id, position) FROM STDIN (FORMAT binary)

@@ -14,13 +14,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import count
 from time import monotonic
+from uuid import UUID
 
 import psycopg
 import structlog
 
-from ledger.append import Append
-from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
-from ledger.group import Group, Pending, bases, compose, following, parameters, survey
+from ledger.append import Append, commands
+from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerError, LedgerUnavailable, NotRecordable, WrongVersion
+from ledger.group import NO_CLAIMS, Group, Pending, bases, claims, compose, following, parameters, survey
+from ledger.partitions import Partitions
 from ledger.pipe import Pipe
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
@@ -48,12 +50,17 @@ log = structlog.get_logger(__name__)
 
 
 class Writer:
-    """`connect` opens a connection of its own, one for each path; `committed` is told, in order, what was committed."""
+    """`connect` opens a connection of its own, one for each path; `committed` is told, in order, what was committed;
+    `recall` answers with what a command led to whose first event, of this id, is in the archive."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Connection]], committed: Callable[[list[Recorded]], None]
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        committed: Callable[[list[Recorded]], None],
+        recall: Callable[[UUID], Awaitable[list[Recorded]]],
     ) -> None:
-        self._connect, self._committed = connect, committed
+        self._connect, self._committed, self._recall = connect, committed, recall
+        self._partitions = Partitions()
         self._connection: Connection | None = None
         self._pipe: Pipe | None = None
         self._queue: deque[Pending] = deque()
@@ -169,8 +176,9 @@ class Writer:
         if self._pipe is None:
             self._pipe = Pipe(await self._connect())
         group = compose(appends, self._head)
+        floor = await self._partitions.holding(await self._connected(), group.after.position)
         try:
-            written = await self._pipe.send(SQL["append"], parameters(group, starts)) > 0
+            written = await self._pipe.send(SQL["append"], parameters(group, claims(appends, starts, floor))) > 0
         except psycopg.errors.UniqueViolation:
             return False
         if written:
@@ -178,35 +186,55 @@ class Writer:
         return written
 
     async def _locked(self, appends: list[Pending]) -> None:
-        if self._connection is None:
-            self._connection = await self._connect()
-        connection = self._connection
+        connection = await self._connected()
         answers: list[tuple[Pending, list[Recorded] | Exception]] = []
+        archived: list[Pending] = []
         async with connection.transaction():
             head, versions, found = await survey(connection, appends)
             self._note_contention(head)
             accepted: list[Pending] = []
             for pending in appends:
                 actual = versions[pending.stream]
-                if first := found.get(pending.rows[0].id):
-                    answers.append((pending, await _found(connection, pending, first)))
+                repeated = [id_ for id_ in commands(pending.rows) if id_ in found]
+                if repeated and repeated[0] == pending.rows[0].id:
+                    if first := found[repeated[0]]:
+                        answers.append((pending, await _found(connection, pending, first)))
+                    else:
+                        archived.append(pending)
                 elif actual != pending.expected:
                     answers.append((pending, WrongVersion(pending.stream, pending.expected, actual)))
+                elif repeated:
+                    why = (
+                        f"stream {pending.stream}: event {repeated[0]} is recorded already, the ones before it are not"
+                    )
+                    answers.append((pending, NotRecordable(why)))
                 else:
                     versions[pending.stream] += len(pending.rows)
                     accepted.append(pending)
             group = compose(accepted, head)
-            if accepted:
+            lacking = bool(accepted) and group.after.position > self._partitions.last
+            if accepted and not lacking:
                 with following(head):
-                    written = await connection.execute(SQL["append"], parameters(group, {}), prepare=True)
+                    written = await connection.execute(SQL["append"], parameters(group, NO_CLAIMS), prepare=True)
                 if not written.rowcount:
                     raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
+        if lacking:  # it is made, and committed, while nobody waits for the lock
+            await self._partitions.holding(connection, group.after.position)
+            await self._locked(appends)
+            return
         self._settle(accepted, group)
+        for pending in archived:  # now that nobody waits for the lock: a file may have to be read
+            try:
+                answers.append((pending, AlreadyRecorded(await self._recall(pending.rows[0].id))))
+            except LedgerError as error:
+                answers.append((pending, error))
         for pending, outcome in answers:
             if isinstance(outcome, Exception):
                 pending.fail(outcome)
             else:
                 pending.succeed(outcome)
+        if accepted:
+            await self._partitions.holding(connection, group.after.position)
 
     def _note_contention(self, head: Head) -> None:
         if self._head is not None and self._head != head:
@@ -227,6 +255,11 @@ class Writer:
         if self._connection is not None:
             await self._connection.close()
         self._pipe = self._connection = self._head = None
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = await self._connect()
+        return self._connection
 
     async def _reconnect(self, appends: list[Pending], error: Exception, attempt: int) -> None:
         """Disconnects, waits a little, and gives up the appends that have waited too long."""

@@ -18,7 +18,7 @@ from eventsourcing.utils import Environment, retry
 
 from ledger import arrays
 from ledger.errors import NotRecordable
-from ledger.group import Draft, compose, following, parameters
+from ledger.group import NO_CLAIMS, Draft, compose, following, parameters
 from ledger.migrate import migrate
 from ledger.postgres import Blocking, blocking_pool, connect, refuse_unsafe
 from ledger.recorded import Recorded
@@ -136,7 +136,8 @@ class Survey:
         """The positions of what is recorded by the end of the transaction."""
         group = compose(list(drafts), self.head)
         with following(self.head), self._connection.pipeline():
-            cursor = self._connection.execute(SQL["append"], parameters(group, {}), prepare=True)
+            self._connection.execute(SQL["partition_for"], {"position": group.after.position}, prepare=True)
+            cursor = self._connection.execute(SQL["append"], parameters(group, NO_CLAIMS), prepare=True)
         positions = [recorded.position for answer in group.answers for recorded in answer]
         if cursor.rowcount != len(positions):
             raise RuntimeError(f"The ledger's head left position {self.head.position} while it was locked.")

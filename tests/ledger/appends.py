@@ -19,6 +19,11 @@ SECONDS = 20.0
 """Longer than anything here takes; a test that waits for it has failed."""
 
 
+def partitioned(url: str, size: int) -> str:
+    """The same Postgres; a ledger that is created through this URL has `size` positions to a partition."""
+    return f"{url}{'&' if '?' in url else '?'}options=-c%20cairn.partition_events%3D{size}"
+
+
 def started(task: str = "indicators", agent: str = "coder-1") -> TaskStarted:
     return TaskStarted(task=task, run=f"{task}/1", agent=agent, lease_until=30.0, timeout_at=1800.0)
 

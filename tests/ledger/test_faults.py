@@ -11,7 +11,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -26,6 +26,7 @@ from ledger.ledger import Ledger
 from ledger.migrate import migrate
 from ledger.pipe import Pipe
 from ledger.postgres import Connection, connect
+from ledger.recorded import Recorded
 from ops.embedded.postgres import Postgres
 
 
@@ -182,7 +183,7 @@ async def test_a_postgres_that_hangs_is_left_and_does_nothing_when_it_goes_on(
 async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_url: str, tenant: str) -> None:
     async with await connect(postgres_url, tenant) as slow:
         await migrate(slow, tenant)
-        alone = writer.Writer(lambda: connect(postgres_url, tenant), lambda events: None)
+        alone = writer.Writer(lambda: connect(postgres_url, tenant), lambda events: None, nothing_is_archived)
         running = asyncio.create_task(alone.run())
         await alone.append(append("workflow-a", 0))
         async with slow.transaction():
@@ -200,6 +201,10 @@ async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_ur
             await queued
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+async def nothing_is_archived(id_: UUID) -> list[Recorded]:
+    return []
 
 
 async def test_postgres_away_is_waited_for_and_a_killed_one_loses_nothing(

@@ -62,8 +62,6 @@ async def test_a_change_in_any_column_is_found_where_it_is(
     ("tampering", "position", "why"),
     [
         ("DELETE FROM events WHERE position = 1", 1, "missing"),
-        ("INSERT INTO events SELECT 0, stream, 7, type, gen_random_uuid(), recorded_at, NULL, NULL, actor, NULL, state,"
-         " digest FROM events WHERE position = 6", 0, "positions begin at 1"),
         ("DELETE FROM events WHERE position = 5", 5, "missing"),
         ("DELETE FROM events WHERE position > 4", 5, "missing, and all after it"),
         ("DELETE FROM events WHERE position = 6", 6, "missing, and all after it"),
@@ -85,6 +83,15 @@ async def test_what_is_missing_too_much_or_at_odds_with_the_head_is_found(
     for verify in (ledger.verify(), audit(postgres_url, tenant)):
         with pytest.raises(BrokenChain, match=f"position {position}: .*{why}"):
             await verify
+
+
+async def test_no_event_is_put_before_the_first(ledger: Ledger, superuser: Superuser) -> None:
+    await fill(ledger, "workflow-a", 6)
+    with pytest.raises(psycopg.errors.CheckViolation, match="no partition"):
+        await superuser.execute(
+            "INSERT INTO events SELECT 0, stream, 7, type, gen_random_uuid(), recorded_at, NULL, NULL, actor, NULL,"
+            " state, digest FROM events WHERE position = 6"
+        )
 
 
 async def test_an_event_that_was_put_behind_the_head_is_found(ledger: Ledger, superuser: Superuser) -> None:
