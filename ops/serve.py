@@ -80,7 +80,9 @@ async def up(
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(embedded(settings, tell))
         bus = await stack.enter_async_context(Bus.connect(servers.nats_url, name="cairn"))
-        ledger = await stack.enter_async_context(Ledger.open(servers.database_url, tenant=settings.tenant, bus=bus))
+        ledger = await stack.enter_async_context(
+            Ledger.open(servers.database_url, tenant=settings.tenant, bus=bus, archive=settings.archive)
+        )
         starting = None
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS))
         executor = Executor(ledger)

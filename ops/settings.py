@@ -60,6 +60,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.shown().items())})"
 
+    @property
+    def archive(self) -> Path:
+        """The folder with the events that are no longer in Postgres."""
+        return self.data_dir / "archive"
+
     def shown(self) -> dict[str, str]:
         """Every setting as text a person may see: credentials are masked, None is 'embedded'."""
         values = {name: getattr(self, name) for name in NAMES}

@@ -45,7 +45,9 @@ def verify(
         async with servers(settings, bus=False) as here:
             nonlocal begun
             begun = time.monotonic()
-            verified = await audit(here.database_url, settings.tenant, first, to, told=_progress)
+            verified = await audit(
+                here.database_url, settings.tenant, first, to, archive=settings.archive, told=_progress
+            )
         return verified.events, verified.position, verified.digest.hex()
 
     try:

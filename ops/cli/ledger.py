@@ -45,7 +45,7 @@ def compare(
 
         async with (
             servers(settings) as here,
-            reader(here.database_url, settings.tenant) as ledger,
+            reader(here.database_url, settings.tenant, settings.archive) as ledger,
             Bus.connect(here.nats_url, name="cairn-compare") as bus,
         ):
             begun = time.monotonic()
@@ -102,7 +102,9 @@ def rebuild_stream(*, tenant: str | None = None, yes: bool = False, place: Place
         async with servers(settings) as here, Bus.connect(here.nats_url, name="cairn-rebuild") as bus:
             async with reader(here.database_url, settings.tenant):
                 pass  # a tenant that is not there is not made
-            async with Ledger.open(here.database_url, tenant=settings.tenant, bus=bus) as ledger:
+            async with Ledger.open(
+                here.database_url, tenant=settings.tenant, bus=bus, archive=settings.archive
+            ) as ledger:
                 assert ledger.relay is not None
                 return await ledger.relay.rebuild(), ledger.relay.last
 

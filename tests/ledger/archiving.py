@@ -1,0 +1,57 @@
+"""A process that archives, and kills itself at a point: `archiving.py DSN TENANT FOLDER BEFORE POINT HIT`.
+
+POINT is a name below; HIT how many times it is passed first. An exit code of 0 means that it was not reached.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from psycopg import AsyncTransaction
+
+from ledger import retire, segment
+from ledger.postgres import connect
+
+POINTS: dict[str, tuple[Any, str]] = {
+    "start of the file": (segment.Writing, "__init__"),
+    "a block": (segment.Writing, "add"),
+    "before the name": (Path, "replace"),
+    "after the name": (os, "close"),
+    "the sync": (os, "fsync"),
+    "the check": (segment.Segment, "check"),
+    "after the check": (retire, "digest_of"),
+    "the rows": (retire, "_first_of_commands"),
+    "before the transaction": (AsyncTransaction, "__aenter__"),
+    "before the commit": (AsyncTransaction, "__aexit__"),
+    "after the commit": (retire, "partitions"),
+}
+
+
+def fatal(original: Callable[..., Any], hits: int) -> Callable[..., Any]:
+    def dying(*arguments: Any, **named: Any) -> Any:
+        nonlocal hits
+        if hits == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        hits -= 1
+        return original(*arguments, **named)
+
+    return dying
+
+
+async def main(dsn: str, tenant: str, folder: Path, before: int) -> None:
+    async with await connect(dsn, tenant) as connection:
+        await retire.lock(connection, tenant)
+        for partition in await retire.closed(connection, before):
+            await retire.retire(connection, tenant, folder, partition)
+
+
+if __name__ == "__main__":
+    dsn, tenant, folder, before, point, hits = sys.argv[1:]
+    if point != "-":
+        owner, name = POINTS[point]
+        setattr(owner, name, fatal(getattr(owner, name), int(hits)))
+    asyncio.run(main(dsn, tenant, Path(folder), int(before)))
