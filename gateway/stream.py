@@ -50,7 +50,7 @@ class Wanted(NamedTuple):
 
 
 class Events:
-    """`pool` is of the tenant's connections. Call `close` to end the streams."""
+    """`pool` is of the tenant's connections for views. Call `close` to end the streams."""
 
     def __init__(self, ledger: Ledger, pool: Pool) -> None:
         self._ledger, self._pool = ledger, pool

@@ -1,0 +1,28 @@
+-- All rights of a tenant's two roles, in this one place. Carried out by `migrate`, after its migrations.
+-- A migration that makes a table or a function gives no rights itself: it adds a line here. Nothing is given on a
+-- partition: rights on the parent suffice for what goes through it, and direct access stays refused.
+-- A change here alone reaches an existing tenant with the next migration.
+
+-- The ledger's own connections: they append and read, and nothing else.
+GRANT USAGE ON SCHEMA {ledger} TO {ledger};
+GRANT SELECT ON migrations, events_readable TO {ledger};
+GRANT SELECT, INSERT ON events TO {ledger};
+GRANT SELECT, UPDATE (epoch, position, digest) ON ledger_head TO {ledger};
+GRANT SELECT, INSERT, UPDATE (position) ON cursors TO {ledger};
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {ledger} FROM PUBLIC;
+
+-- Connections for views: they own what is in the schema of the views, and read the ledger.
+GRANT USAGE ON SCHEMA {ledger} TO {views};
+GRANT SELECT ON migrations, events_readable, events, ledger_head TO {views};
+GRANT SELECT, INSERT, UPDATE (position) ON cursors TO {views};
+GRANT USAGE, CREATE ON SCHEMA {views} TO {views};
+DO $$
+DECLARE
+    made regclass;
+BEGIN
+    -- Made by the connecting user, before there were roles.
+    FOR made IN SELECT oid FROM pg_class WHERE relnamespace = '{views}'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
+                AND relowner <> '{views}'::regrole LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO {views}', made);
+    END LOOP;
+END $$;
