@@ -20,6 +20,7 @@ COMMANDS = {
     "agent": "an agent of one role: any program, the tester, or a script",
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",
+    "tenant": "ledgers side by side on the same servers: make one, list them",
     "doctor": "what could keep Cairn from running here, and what to do about it",
     "config": "the settings, and where each comes from",
     "bench": "how fast it is here",
