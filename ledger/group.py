@@ -144,7 +144,8 @@ def following(head: Head) -> Iterator[None]:
     """BrokenChain if what is inserted in this block meets events behind the head, whose lock is held."""
     try:
         yield
-    except psycopg.errors.UniqueViolation as error:
-        if error.diag.constraint_name == "events_position":
+    except (psycopg.errors.UniqueViolation, psycopg.errors.RestrictViolation) as error:
+        # The second is the guards' of the table: they look for what lies further on.
+        if error.diag.constraint_name in ("events_position", None):
             raise BrokenChain(head.position + 1, "there are events behind the head") from error
         raise

@@ -9,6 +9,16 @@ GRANT SELECT ON migrations, events_readable TO {ledger};
 GRANT SELECT, INSERT ON events TO {ledger};
 GRANT SELECT, UPDATE (epoch, position, digest) ON ledger_head TO {ledger};
 GRANT SELECT, INSERT, UPDATE (position) ON cursors TO {ledger};
+GRANT SELECT, INSERT, UPDATE (position) ON es_tracking TO {ledger};
+GRANT SELECT, INSERT ON es_snapshots TO {ledger};
+GRANT SELECT, INSERT, DELETE ON es_keys TO {ledger};
+DO $$
+BEGIN
+    -- To erase a key is also to rewrite the table that held it. Before Postgres 17 only its owner can.
+    IF current_setting('server_version_num')::int >= 170000 THEN
+        GRANT MAINTAIN ON es_keys TO {ledger};
+    END IF;
+END $$;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {ledger} FROM PUBLIC;
 
 -- Connections for views: they own what is in the schema of the views, and read the ledger.

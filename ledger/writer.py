@@ -171,7 +171,7 @@ class Writer:
         group = compose(appends, self._head)
         try:
             written = await self._pipe.send(SQL["append"], parameters(group, starts)) > 0
-        except psycopg.errors.UniqueViolation:
+        except (psycopg.errors.UniqueViolation, psycopg.errors.RestrictViolation):
             return False
         if written:
             self._settle(appends, group)
