@@ -62,10 +62,10 @@ def pool(dsn: str, tenant: str, *, size: int, views: bool = False) -> Pool:
     )  # fmt: skip
 
 
-def blocking_pool(dsn: str, tenant: str, *, size: int) -> BlockingPool:
+def blocking_pool(dsn: str, tenant: str, *, size: int, views: bool = False) -> BlockingPool:
     """The same for programs that wait in threads."""
 
-    session = _session(tenant, views=False)
+    session = _session(tenant, views=views)
 
     def configure(connection: Blocking) -> None:
         connection.execute(SQL["session"], session)

@@ -25,6 +25,7 @@ REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {ledger} FROM PUBLIC;
 GRANT USAGE ON SCHEMA {ledger} TO {views};
 GRANT SELECT ON migrations, events_readable, events, ledger_head TO {views};
 GRANT SELECT, INSERT, UPDATE (position) ON cursors TO {views};
+GRANT SELECT, INSERT, UPDATE (position) ON es_tracking TO {views};
 GRANT USAGE, CREATE ON SCHEMA {views} TO {views};
 DO $$
 DECLARE
