@@ -9,6 +9,7 @@ GRANT SELECT ON migrations, events_readable TO {ledger};
 GRANT SELECT, INSERT ON events TO {ledger};
 GRANT SELECT, UPDATE (epoch, position, digest) ON ledger_head TO {ledger};
 GRANT SELECT, INSERT, UPDATE (position) ON cursors TO {ledger};
+GRANT SELECT, INSERT, UPDATE (version, code, digest, state) ON snapshots TO {ledger};
 GRANT SELECT, INSERT, UPDATE (position) ON es_tracking TO {ledger};
 GRANT SELECT, INSERT ON es_snapshots TO {ledger};
 GRANT SELECT, INSERT, DELETE ON es_keys TO {ledger};
