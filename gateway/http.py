@@ -51,7 +51,7 @@ def application(
     lease_seconds: float = 30.0,
     hosts: Collection[str] = (),
 ) -> web.Application:
-    """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool`.
+    """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`.
 
     `lease_seconds` is what agents of new workflows are given; `hosts` are names besides this machine's own under which
     it may be asked. ValueError without a token.

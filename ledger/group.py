@@ -171,7 +171,8 @@ def following(head: Head) -> Iterator[None]:
     """BrokenChain if what is inserted in this block meets events behind the head, whose lock is held."""
     try:
         yield
-    except psycopg.errors.UniqueViolation as error:
-        if (error.diag.constraint_name or "").endswith("_position"):
+    except (psycopg.errors.UniqueViolation, psycopg.errors.RestrictViolation) as error:
+        # The second is the guards' of the table: they look for what lies further on.
+        if error.diag.constraint_name is None or error.diag.constraint_name.endswith("_position"):
             raise BrokenChain(head.position + 1, "there are events behind the head") from error
         raise

@@ -13,6 +13,9 @@ LedgerUnavailable. A connection lost around a commit: the writer finds out what 
 that is cancelled: what was not sent yet is never written, what was sent is written as if the caller were still there;
 the same command again tells which. JetStream is a copy, refilled from here whenever it loses or contradicts anything.
 
+*Tenants.* A ledger is one tenant's: it has positions, a Postgres schema, subjects and a JetStream stream of its own,
+and neither finds nor publishes anything of another, whatever the names of their streams (`ledger.tenants`).
+
 *Not promised.* Survival of anything that Postgres itself loses. The order of appends that wait at the same time.
 Delivery exactly once: `follow` yields each event once per call, and whoever starts again has to keep the position with
 what was done. Wall-clock order of `recorded_at`. That a superuser cannot change history: `verify` shows that one did.
@@ -34,9 +37,8 @@ from ledger.codec import event_id
 from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.follow import AWAY_SECONDS, fill, listen
 from ledger.history import END, History
-from ledger.migrate import migrate
 from ledger.ports import Bus
-from ledger.postgres import Connection, Pool, connect, pool, refuse_unsafe
+from ledger.postgres import Connection, Pool, connect, pool
 from ledger.recorded import Recorded
 from ledger.relay import Relay
 from ledger.rows import CHUNK_EVENTS, Head, head_of
@@ -44,6 +46,7 @@ from ledger.scrub import scrub
 from ledger.snapshots import Snapshots
 from ledger.sql import SQL
 from ledger.tail import Tail
+from ledger.tenants import create
 from ledger.verify import Verified, verify
 from ledger.writer import Writer
 
@@ -83,16 +86,14 @@ class Ledger:
         archive: Path | None = None,
     ) -> AsyncIterator["Ledger"]:
         """Migrates the tenant's schema, then appends, reads and relays until the block ends; takes no more then, and
-        ends what it has taken. `archive` is the folder with the segments of what is no longer in Postgres; without it
-        reading that raises SegmentUnreadable.
+        ends what it has taken. Its connections act as the tenant's role, which can append and read (`ledger.roles`).
+        `archive` is the folder with the segments of what is no longer in Postgres; without it reading that raises
+        SegmentUnreadable.
 
         A fault of its own work cancels the block and raises an ExceptionGroup. UnsafeServer, MigrationError and
         psycopg.OperationalError come before the block is entered.
         """
-        connection = await connect(dsn, tenant)
-        async with connection:
-            await refuse_unsafe(connection)
-            await migrate(connection, tenant)
+        await create(dsn, tenant)
         failure: Exception | None = None
         async with pool(dsn, tenant, size=READERS) as readers, asyncio.TaskGroup() as group:
             ledger = cls(dsn, tenant, readers, bus, replicas, archive)

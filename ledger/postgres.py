@@ -1,6 +1,5 @@
-"""Connections to one tenant's schema, and what is required of the server behind them."""
+"""Connections to one tenant's schema, in one of its roles (`ledger.roles`), and what is required of the server."""
 
-import re
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection
@@ -10,13 +9,14 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from ledger import arrays
 from ledger.errors import UnsafeServer
+from ledger.names import schema_of, views_of
+from ledger.sql import SQL
 
 Connection = AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 Blocking = SyncConnection[TupleRow]
 BlockingPool = ConnectionPool[Blocking]
 
-TENANT = re.compile(r"[a-z][a-z0-9_]{0,40}")
 CONNECT_SECONDS = 5
 POOL_SECONDS = 5.0
 RECONNECT_SECONDS = 2.0
@@ -28,11 +28,6 @@ _KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-_SESSION = """
-SELECT set_config('search_path', %s, false), set_config('timezone', 'UTC', false),
-       set_config('lock_timeout', '2s', false), set_config('statement_timeout', '30s', false),
-       set_config('idle_in_transaction_session_timeout', '5s', false)
-"""
 _PLANS: LiteralString = """
 SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET plan_cache_mode = force_generic_plan
@@ -40,29 +35,25 @@ SET plan_cache_mode = force_generic_plan
 """Every statement here finds its rows by an index; a plan made while the table was empty would scan it for ever."""
 
 
-def schema_of(tenant: str) -> str:
-    """The Postgres schema that holds a tenant. ValueError for a name that is none."""
-    if not TENANT.fullmatch(tenant):
-        raise ValueError(f"tenant {tenant!r}: a letter, then at most 40 of a-z, 0-9 and _")
-    return f"cairn_{tenant}"
+async def connect(dsn: str, tenant: str, *, views: bool = False) -> Connection:
+    """A connection of one's own, in autocommit, with time limits set. psycopg.OperationalError if there is none.
 
-
-async def connect(dsn: str, tenant: str) -> Connection:
-    """A connection of one's own, in autocommit, with time limits set. psycopg.OperationalError if there is none."""
+    It may append and read; with `views`, keep views and read.
+    """
     connection = await AsyncConnection.connect(dsn, autocommit=True, **_KEEPALIVE)
     try:
-        await prepare(connection, tenant)
+        await prepare(connection, tenant, views=views)
     except BaseException:
         await connection.close()
         raise
     return connection
 
 
-def pool(dsn: str, tenant: str, *, size: int) -> Pool:
+def pool(dsn: str, tenant: str, *, size: int, views: bool = False) -> Pool:
     """A pool of such connections, not yet open; each is tried before it is lent."""
 
     async def configure(connection: Connection) -> None:
-        await prepare(connection, tenant)
+        await prepare(connection, tenant, views=views)
 
     return AsyncConnectionPool(
         dsn, kwargs={"autocommit": True, **_KEEPALIVE}, connection_class=Connection, configure=configure,
@@ -71,13 +62,13 @@ def pool(dsn: str, tenant: str, *, size: int) -> Pool:
     )  # fmt: skip
 
 
-def blocking_pool(dsn: str, tenant: str, *, size: int) -> BlockingPool:
+def blocking_pool(dsn: str, tenant: str, *, size: int, views: bool = False) -> BlockingPool:
     """The same for programs that wait in threads."""
 
-    schema = schema_of(tenant)
+    session = _session(tenant, views=views)
 
     def configure(connection: Blocking) -> None:
-        connection.execute(_SESSION, (schema,))
+        connection.execute(SQL["session"], session)
         connection.execute(_PLANS)
         arrays.register(connection)
 
@@ -88,11 +79,18 @@ def blocking_pool(dsn: str, tenant: str, *, size: int) -> BlockingPool:
     )  # fmt: skip
 
 
-async def prepare(connection: Connection, tenant: str) -> None:
-    """Points a fresh connection at the tenant's schema and sets its limits."""
-    await connection.execute(_SESSION, (schema_of(tenant),))
+async def prepare(connection: Connection, tenant: str, *, views: bool = False) -> None:
+    """Points a fresh connection at the tenant's schema and sets its limits, and its role if there is one."""
+    await connection.execute(SQL["session"], _session(tenant, views=views))
     await connection.execute(_PLANS)
     arrays.register(connection)
+
+
+def _session(tenant: str, *, views: bool) -> dict[str, str]:
+    schema, views_schema = schema_of(tenant), views_of(tenant)
+    # Temporary tables come last, or one could stand in for a table of the ledger.
+    path = f"{views_schema}, {schema}, pg_temp" if views else f"{schema}, pg_temp"
+    return {"path": path, "role": views_schema if views else schema}
 
 
 async def refuse_unsafe(connection: Connection) -> None:

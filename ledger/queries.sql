@@ -1,3 +1,14 @@
+-- session: where a connection finds its tables, its limits, and the role it acts as, if there is one that it may take.
+-- Before Postgres 16 every member could take it.
+SELECT set_config('search_path', %(path)s, false), set_config('timezone', 'UTC', false),
+       set_config('lock_timeout', '2s', false), set_config('statement_timeout', '30s', false),
+       set_config('idle_in_transaction_session_timeout', '5s', false),
+       set_config('role', coalesce((
+           SELECT rolname FROM pg_roles
+           WHERE rolname = %(role)s AND pg_has_role(session_user, oid, CASE
+               WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)
+       ), current_setting('role')), false)
+
 -- head: where the ledger stands.
 SELECT epoch, position, digest, origin FROM ledger_head
 
@@ -154,3 +165,34 @@ SELECT archive_partition(%(first)s, %(segment)s, %(sha256)s, %(previous)s, %(dig
 
 -- keep_commands: the first events of commands that go into the archive.
 COPY archived_commands (id, position) FROM STDIN (FORMAT binary)
+
+-- migrations: a row if the table of migrations can be read. The catalogue is asked, because it is never out of date:
+-- what `to_regclass` remembers may be, for another process has just made the table.
+SELECT FROM pg_class AS made JOIN pg_namespace AS schema ON schema.oid = made.relnamespace
+WHERE nspname = %(schema)s AND relname = 'migrations' AND has_schema_privilege(schema.oid, 'USAGE')
+
+-- roles: which of a tenant's roles are missing; whether this user may act as both, whether both have their rights,
+-- whether this user may make roles. Before Postgres 16 every member could act as the role.
+SELECT array(SELECT name FROM unnest(%(roles)s::text[]) AS name WHERE to_regrole(name) IS NULL),
+       coalesce(bool_and(pg_has_role(session_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000
+                                                             THEN 'MEMBER' ELSE 'SET' END)), false),
+       coalesce(bool_and(has_schema_privilege(oid, to_regnamespace(%(schema)s)::oid, 'USAGE')), false),
+       (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = session_user)
+FROM pg_roles WHERE rolname = ANY(%(roles)s)
+
+-- changeable: whether the role that appends could change events.
+SELECT has_table_privilege(rolname, to_regclass(%(schema)s || '.events')::oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER')
+FROM pg_roles WHERE rolname = %(schema)s
+
+-- schemas: the tenants' schemas that this user may read.
+SELECT nspname FROM pg_namespace
+WHERE starts_with(nspname, %(prefix)s) AND has_schema_privilege(oid, 'USAGE')
+  AND to_regclass(quote_ident(nspname) || '.ledger_head') IS NOT NULL
+ORDER BY nspname
+
+-- size: bytes on disk of all tables and indexes in these schemas.
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+WHERE relkind IN ('r', 'm') AND relnamespace = ANY(SELECT to_regnamespace(name) FROM unnest(%(schemas)s::text[]) AS name)
+
+-- kept: how many events Postgres holds: what lies before the first of them is in the archive.
+SELECT head.position - coalesce((SELECT min(position) FROM events), head.position + 1) + 1 FROM ledger_head AS head

@@ -17,7 +17,8 @@ from ledger import arrays
 from ledger.codec import event_id
 from ledger.errors import ArchiveBusy, BrokenChain
 from ledger.history import Partition, partitions
-from ledger.postgres import Connection, schema_of
+from ledger.names import schema_of
+from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ledger.rows import one, select
 from ledger.segment import BLOCK_EVENTS, Segment, Writing, digest_of

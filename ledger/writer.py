@@ -179,7 +179,7 @@ class Writer:
         floor = await self._partitions.holding(await self._connected(), group.after.position)
         try:
             written = await self._pipe.send(SQL["append"], parameters(group, claims(appends, starts, floor))) > 0
-        except psycopg.errors.UniqueViolation:
+        except (psycopg.errors.UniqueViolation, psycopg.errors.RestrictViolation):
             return False
         if written:
             self._settle(appends, group)

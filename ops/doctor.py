@@ -18,6 +18,9 @@ import msgspec
 import psycopg
 
 from cairn.bus import Bus
+from ledger.names import schema_of
+from ledger.postgres import Connection
+from ledger.roles import lacking
 from ops.embedded.child import ServerFailed, left_behind
 from ops.embedded.nats import Nats, remembered
 from ops.embedded.nats import wheel_binary as nats_binary
@@ -134,6 +137,7 @@ async def _postgres(settings: Settings) -> list[Line]:
             before = time.time()
             row = await (await connection.execute(query)).fetchone()
             after = time.time()
+            role = await _role(connection, settings.tenant)
     except psycopg.Error as error:
         fix = "start it, or correct DATABASE_URL" if settings.database_url else "see log/postgres.log, then 'cairn up'"
         return [Line("fail", "Postgres", f"does not answer: {error}".strip(), fix)]
@@ -149,10 +153,18 @@ async def _postgres(settings: Settings) -> list[Line]:
         lines.append(Line("fail", "durability", f"fsync {fsync}, synchronous_commit {commit}", fix))
     else:
         lines.append(Line("ok", "durability", f"fsync {fsync}, synchronous_commit {commit}"))
+    lines.append(role)
     skew = max(before - float(clock), float(clock) - after, 0.0)
     if skew > SKEW_SECONDS:
         lines.append(Line("warn", "clock", f"{skew:.1f} s apart from Postgres", "synchronise both clocks (NTP)"))
     return lines
+
+
+async def _role(connection: Connection, tenant: str) -> Line:
+    why, fix = await lacking(connection, tenant)
+    if why:
+        return Line("warn", "role", why, f"as a user who may, in psql: {fix}")
+    return Line("ok", "role", f"the ledger acts as {schema_of(tenant)}, which can append and read")
 
 
 async def _nats(settings: Settings) -> list[Line]:

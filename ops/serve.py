@@ -84,14 +84,14 @@ async def up(
             Ledger.open(servers.database_url, tenant=settings.tenant, bus=bus, archive=settings.archive)
         )
         starting = None
-        readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS))
+        readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
         executor = Executor(ledger)
         board, due = Projection(readers, Board()), Projection(readers, DueView())
         for projection in (board, due):
             await projection.install()
         timers = Timers(readers, due, ledger, bus)
         deadlines = Deadlines(timers, executor)
-        artifacts = await Repository.create(settings.data_dir / "artifacts.git")
+        artifacts = await Repository.create(settings.artifacts)
         async with asyncio.TaskGroup() as group:
             jobs = [
                 group.create_task(job)

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cairn.config import default_data_dir
+from ledger.names import TENANT, TENANT_RULE
 
 SECRETS = ("database_url", "nats_url")
-TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 CONFIG_VARIABLE = "CAIRN_CONFIG"
 
 
@@ -54,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
         host, _, port = self.listen.rpartition(":")
         _demand(bool(host) and port.isdigit() and int(port) < 65_536, "listen", "must be host:port, as 127.0.0.1:8700")
-        _demand(bool(TENANT.fullmatch(self.tenant)), "tenant", f"must match {TENANT.pattern}")
+        _demand(bool(TENANT.fullmatch(self.tenant)), "tenant", f"must be {TENANT_RULE}")
         _demand(0 < self.lease_seconds <= 86_400, "lease_seconds", "must be between 0 and 86400 seconds")
 
     def __repr__(self) -> str:
@@ -64,6 +64,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def archive(self) -> Path:
         """The folder with the events that are no longer in Postgres."""
         return self.data_dir / "archive"
+
+    @property
+    def artifacts(self) -> Path:
+        """The bare repository of the tenant's work: two tenants may have workflows of one name."""
+        return self.data_dir / ("artifacts.git" if self.tenant == "main" else f"artifacts-{self.tenant}.git")
 
     def shown(self) -> dict[str, str]:
         """Every setting as text a person may see: credentials are masked, None is 'embedded'."""

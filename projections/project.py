@@ -78,7 +78,7 @@ class Halted(Exception):
 
 
 class Projection:
-    """One view of one tenant: `pool` is one of `ledger.postgres.pool`."""
+    """One view of one tenant: `pool` is one of `ledger.postgres.pool` with `views`."""
 
     def __init__(self, pool: Pool, view: View) -> None:
         self.view = view
@@ -89,7 +89,7 @@ class Projection:
         self._rewound = asyncio.Event()
 
     async def install(self) -> None:
-        """Makes the tables, or drops and makes them when the view's version was raised. Needs the tenant's schema.
+        """Makes the tables, or drops and makes them when the view's version was raised. Needs the tenant's schemas.
 
         Halted if a newer program has made them: two programs would drop each other's tables in turns.
         """

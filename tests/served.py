@@ -22,7 +22,8 @@ from domain.outcome import Result
 from gateway.http import application
 from handlers.execute import Executor, Order
 from ledger.ledger import Ledger
-from ledger.postgres import Pool, pool, schema_of
+from ledger.names import schema_of, views_of
+from ledger.postgres import Pool, pool
 from ledger.stream import streams_of
 from projections.board import Board
 from projections.project import Projection
@@ -70,7 +71,7 @@ async def served(
         async with Bus.connect(nats_url, name="test-gateway") as bus:
             async with (
                 Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
-                pool(postgres_url, tenant, size=6) as readers,
+                pool(postgres_url, tenant, size=6, views=True) as readers,
             ):
                 board = Projection(readers, Board())
                 await board.install()
@@ -88,9 +89,8 @@ async def served(
                     await bus.api(f"STREAM.DELETE.{name}")
     finally:
         async with await psycopg.AsyncConnection.connect(admin_url or postgres_url, autocommit=True) as connection:
-            await connection.execute(
-                sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema_of(tenant)))
-            )
+            schemas = sql.Identifier(schema_of(tenant)), sql.Identifier(views_of(tenant))
+            await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}, {} CASCADE").format(*schemas))
 
 
 @asynccontextmanager

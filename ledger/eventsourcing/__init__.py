@@ -61,7 +61,9 @@ class Factory(InfrastructureFactory[LedgerTrackingRecorder]):
         self.names = Names(self.env.name.lower() or "stored", cast(Literal["uuid", "text"], ids))
         self._open = ExitStack()
         self.store = Store.of(self.env)
-        self._open.callback(self.store.close)
+        self._views = Store.of(self.env, views=True)
+        for store in (self.store, self._views):
+            self._open.callback(store.close)
 
     def close(self) -> None:
         self._open.close()
@@ -83,9 +85,9 @@ class Factory(InfrastructureFactory[LedgerTrackingRecorder]):
         self, tracking_recorder_class: type[LedgerTrackingRecorder] | None = None
     ) -> LedgerTrackingRecorder:
         if tracking_recorder_class is None:
-            return self._recorder(self.TRACKING_RECORDER_TOPIC, LedgerTrackingRecorder)
+            return self._recorder(self.TRACKING_RECORDER_TOPIC, LedgerTrackingRecorder, self._views)
         self._migrate()
-        return tracking_recorder_class(self.store, self.names)
+        return tracking_recorder_class(self._views, self.names)
 
     def mapper(
         self, transcoder: Transcoder | None = None, mapper_class: type[Mapper[Any]] | None = None
@@ -101,14 +103,14 @@ class Factory(InfrastructureFactory[LedgerTrackingRecorder]):
             self._open.callback(close)
         return cipher
 
-    def _recorder(self, setting: str, recorder_class: type[T]) -> T:
+    def _recorder(self, setting: str, recorder_class: type[T], store: Store | None = None) -> T:
         if topic := self.env.get(setting):
             chosen = resolve_topic(topic)
             if not issubclass(chosen, recorder_class):
                 raise OSError(f"{setting} is {topic}: it has to be a subclass of {recorder_class.__name__}")
             recorder_class = chosen
         self._migrate()
-        return recorder_class(self.store, self.names)
+        return recorder_class(store or self.store, self.names)
 
     def _migrate(self) -> None:
         if strtobool(self.env.get("CREATE_TABLE") or "yes"):

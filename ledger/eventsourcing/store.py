@@ -47,22 +47,23 @@ def patiently(ask: F) -> F:
 
 
 class Store:
-    """`connection` and `transaction` raise the library's errors in place of the driver's."""
+    """`connection` and `transaction` raise the library's errors in place of the driver's. With `views` it may make
+    tables and not append: for what is made of events."""
 
-    def __init__(self, dsn: str, tenant: str) -> None:
+    def __init__(self, dsn: str, tenant: str, *, views: bool = False) -> None:
         self._dsn, self._tenant = dsn, tenant
-        self._pool = blocking_pool(dsn, tenant, size=CONNECTIONS)
+        self._pool = blocking_pool(dsn, tenant, size=CONNECTIONS, views=views)
         # The library closes an application's factory, but none of those it makes for views.
         self.close = weakref.finalize(self, self._pool.close)
 
     @classmethod
-    def of(cls, env: Environment) -> Self:
+    def of(cls, env: Environment, *, views: bool = False) -> Self:
         """By DATABASE_URL and CAIRN_TENANT (`main` if it is not set). OSError without the first, or for a bad second."""
         dsn = env.get("DATABASE_URL")
         if not dsn:
             raise OSError("DATABASE_URL is not set: the Postgres that holds the ledger, as postgresql://user@host/name")
         try:
-            return cls(dsn, env.get("CAIRN_TENANT", "main"))
+            return cls(dsn, env.get("CAIRN_TENANT", "main"), views=views)
         except ValueError as error:
             raise OSError(f"CAIRN_TENANT: {error}") from error
 

@@ -48,18 +48,6 @@ ALTER TABLE partitions ENABLE ALWAYS TRIGGER partitions_are_never_forgotten;
 ALTER TABLE archived_commands ENABLE ALWAYS TRIGGER commands_are_never_forgotten;
 ALTER TABLE archived_streams ENABLE ALWAYS TRIGGER streams_are_never_forgotten;
 
--- A statement on a partition itself is none on `events`, and meets the partition's own triggers only.
-DO $do$ BEGIN
-    IF to_regproc('guard') IS NULL THEN
-        CREATE FUNCTION guard(kept regclass) RETURNS void LANGUAGE plpgsql AS $$
-        BEGIN
-            EXECUTE format('CREATE OR REPLACE TRIGGER events_are_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON %s'
-                ' FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', kept);
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER events_are_never_changed', kept);
-        END $$;
-    END IF;
-END $do$;
-
 -- What there is becomes the first partition, as it is; its last position is a multiple of the size.
 DROP VIEW events_readable;
 ALTER TABLE events RENAME TO events_from_1;

@@ -21,6 +21,7 @@ COMMANDS = {
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",
     "archive": "move closed parts of the ledger into compressed files; they stay readable",
+    "tenant": "ledgers side by side on the same servers: make one, list them",
     "doctor": "what could keep Cairn from running here, and what to do about it",
     "config": "the settings, and where each comes from",
     "bench": "how fast it is here",

@@ -63,7 +63,7 @@ class System:
     @property
     def artifacts(self) -> Path:
         """The bare repository of the data directory."""
-        return Path(self._told().repository or self._settings.data_dir / "artifacts.git")
+        return Path(self._told().repository or self._settings.artifacts)
 
     def play(self, roles: list[str], script: Path) -> None:
         """Starts the scripted agents of these roles; they end with the system, or before."""

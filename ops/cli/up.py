@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from ops.settings import Settings
 
 
-def command(*, listen: str | None = None, testers: int = 1, place: Place = HERE) -> int:
+def command(*, listen: str | None = None, tenant: str | None = None, testers: int = 1, place: Place = HERE) -> int:
     """Start the system and keep it running until Ctrl-C; what was in flight goes on where it was.
 
     Parameters
     ----------
     listen
         Where the gateway listens, as 127.0.0.1:8700 (CAIRN_LISTEN).
+    tenant
+        Whose ledger this is (CAIRN_TENANT). Several at once share servers, each with a data directory of its own.
     testers
         How many testers to start; each is a process of its own.
     """
     from ops.cli.logs import configure
 
-    settings = place.settings(listen=listen)
+    settings = place.settings(listen=listen, tenant=tenant)
     configure(settings.log_level)
     try:
         import uvloop

@@ -74,8 +74,7 @@ class Embedded:
         """Starts what is not the user's own. Raises `AlreadyRunning` or `ServerFailed`; then call `stop` too."""
         self._stopping = False
         prepare(self.data_dir)
-        if self._servers:
-            self._lock = _lock(self.data_dir)
+        self._lock = _lock(self.data_dir)
         starts = [asyncio.ensure_future(_start(server)) for server in self._servers]
         try:
             await asyncio.gather(*starts)

@@ -81,7 +81,7 @@ class Clockwork(NamedTuple):
 async def clockwork(url: str, tenant: str, bus: Bus, *, relay: bool = False) -> AsyncIterator[Clockwork]:
     async with (
         Ledger.open(url, tenant=tenant, bus=bus if relay else None) as ledger,
-        pool(url, tenant, size=6) as readers,
+        pool(url, tenant, size=6, views=True) as readers,
     ):
         view = Projection(readers, DueView())
         await view.install()

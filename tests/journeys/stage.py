@@ -334,7 +334,7 @@ def _free_port() -> int:
 
 
 async def _intact(up: Up) -> None:
-    connection = await connect(up.database_url, up.tenant)
+    connection = await connect(up.database_url, up.tenant, views=True)
     async with connection, Bus.connect(up.nats_url, name="journey") as bus:
         events = await _positions(connection)
         await _digests(connection)

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncIterator, Iterator
 
+import psycopg
 import pytest
+from users import login
 
 from cairn.bus import Bus
 from ledger.eventsourcing import Factory
 from ledger.eventsourcing.recorders import LedgerApplicationRecorder
 from ledger.ledger import Ledger
+from ledger.postgres import Connection
 from ledger.stream import delete, streams_of
 
 
@@ -37,3 +40,17 @@ def recorder(es_env: dict[str, str]) -> Iterator[LedgerApplicationRecorder]:
     factory = Factory(es_env)
     yield factory.application_recorder()
     factory.close()
+
+
+@pytest.fixture
+async def admin(postgres_url: str) -> AsyncIterator[Connection]:
+    """A superuser, who acts as no role."""
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def owner(postgres_url: str, admin: Connection, tenant: str) -> str:
+    """A URL whose user may create schemas and no roles."""
+    await admin.execute(f"CREATE ROLE owner_{tenant} LOGIN; GRANT CREATE ON DATABASE postgres TO owner_{tenant}")
+    return login(postgres_url, f"owner_{tenant}")

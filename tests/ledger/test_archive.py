@@ -200,6 +200,7 @@ async def test_history_that_was_changed_is_not_archived(
 ) -> None:
     await ledger.append(append("workflow-a", 0, 250))
     async with await connect(postgres_url, tenant) as connection:
+        await connection.execute("SET ROLE NONE")
         await connection.execute("ALTER TABLE events_from_101 DISABLE TRIGGER ALL")
         await connection.execute("UPDATE events_from_101 SET actor = 'mallory' WHERE position = 142")
     with pytest.raises(BrokenChain, match="position 142:"):

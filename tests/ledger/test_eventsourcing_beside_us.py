@@ -107,7 +107,7 @@ async def test_their_events_are_announced_followed_and_compared_like_ours(
 
 async def test_our_views_pass_over_their_events(ledger: Ledger, postgres_url: str, tenant: str, recorder: Any) -> None:
     await asyncio.to_thread(recorder.insert_events, [stored(uuid4(), 1, b"\x00 no JSON")])
-    async with pool(postgres_url, tenant, size=2) as connections:
+    async with pool(postgres_url, tenant, size=2, views=True) as connections:
         board = Projection(connections, Board())
         async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
             running = group.create_task(board.run(ledger))

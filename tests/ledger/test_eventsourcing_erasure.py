@@ -20,7 +20,7 @@ from ledger.eventsourcing.recorders import LedgerTrackingRecorder
 from ledger.eventsourcing.subjects import Erased, KeyErased, SubjectMapper, about
 from ledger.foreign import Foreign
 from ledger.ledger import Ledger
-from ledger.postgres import schema_of
+from ledger.names import schema_of
 
 Database = psycopg.Connection[tuple[object, ...]]
 SECRET = "Ada of Lovelace, 12 St James's Square"

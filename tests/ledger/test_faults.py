@@ -288,19 +288,34 @@ async def test_a_fault_of_the_ledgers_own_work_surfaces(postgres_url: str, tenan
     assert fault.group_contains(psycopg.errors.UndefinedTable)
 
 
-async def test_events_behind_the_head_are_a_fault_and_no_appends_own(postgres_url: str, tenant: str) -> None:
+@pytest.mark.parametrize(
+    ("beyond", "tampering"),
+    [
+        (2, "UPDATE ledger_head SET position = 1, digest = (SELECT digest FROM events WHERE position = 1)"),
+        (3, "INSERT INTO events SELECT 7, stream, 9, type, gen_random_uuid(), recorded_at, NULL, NULL, actor, NULL, state,"
+            " digest FROM events WHERE position = 1"),
+    ],
+)  # fmt: skip
+async def test_events_behind_the_head_are_a_fault_and_no_appends_own(
+    postgres_url: str, tenant: str, beyond: int, tampering: str
+) -> None:
     """Every append was answered that it can never be recorded: what is told so is given up for ever."""
 
     async def beyond_its_head() -> None:
         async with Ledger.open(postgres_url, tenant=tenant) as ledger:
             await fill(ledger, "workflow-a", 2)
             async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
-                await connection.execute(f"UPDATE cairn_{tenant}.ledger_head SET position = 1".encode())
+                await connection.execute(f"SET search_path = cairn_{tenant}")
+                for table in ("events", "ledger_head"):
+                    await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL".encode())
+                await connection.execute(tampering.encode())
+                for table in ("events", "ledger_head"):
+                    await connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER ALL".encode())
             await ledger.append(append("workflow-b", 0))
 
     with pytest.raises(ExceptionGroup) as fault:
         await beyond_its_head()
-    assert fault.group_contains(BrokenChain, match="position 2: there are events behind the head")
+    assert fault.group_contains(BrokenChain, match=f"position {beyond}: there are events behind the head")
 
 
 async def test_an_error_of_the_caller_passes_through_as_it_is(postgres_url: str, tenant: str) -> None:

@@ -37,6 +37,7 @@ async def test_an_event_of_a_newer_program_is_named_when_it_is_opened(
     await fill(ledger, "workflow-a", 1)
     async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
         await connection.execute(f"SET search_path = cairn_{tenant}")
+        await connection.execute("UPDATE ledger_head SET position = 2")
         await connection.execute(
             "INSERT INTO events SELECT 2, stream, 2, 'task.levitated', gen_random_uuid(), recorded_at, NULL, NULL,"
             " actor, NULL, state, digest FROM events"

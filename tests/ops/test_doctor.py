@@ -41,6 +41,7 @@ async def test_running_servers_are_asked_how_durable_they_are(data_dir: Path) ->
         found = await findings(settings)
         assert "answers" in found["Postgres"].detail
         assert found["durability"] == Line("ok", "durability", "fsync on, synchronous_commit on")
+        assert found["role"] == Line("ok", "role", "the ledger acts as cairn_main, which can append and read")
         assert found["NATS"].detail == "embedded, answers, JetStream on, sync_interval always"
 
 
@@ -55,6 +56,19 @@ async def test_a_server_of_the_user_that_is_not_durable_is_a_failure(
     assert found["durability"].status == "fail"
     assert "synchronous_commit = on" in found["durability"].fix
     assert found["NATS"].status == "ok"
+
+
+async def test_a_user_who_may_not_make_roles_is_told_what_to_run(
+    data_dir: Path, postgres_url: str, nats_url: str, tenant: str
+) -> None:
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        await connection.execute(f"CREATE ROLE plain_{tenant} LOGIN")
+        url = postgres_url.replace("//postgres@", f"//plain_{tenant}@")
+        settings = settings_for(data_dir, database_url=url, nats_url=nats_url, tenant=tenant)
+        line = (await findings(settings))["role"]
+        assert line.status == "warn"
+        await connection.execute(line.fix.partition("psql: ")[2])
+        assert (await findings(settings))["role"].status == "ok"
 
 
 async def test_servers_that_are_away_are_named_with_the_setting_to_correct(data_dir: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_secret_may_lie_in_a_file_and_is_not_shown(tmp_path: Path) -> None:
         ({}, {"CAIRN_LEASE_SECONDS": "0"}, "", "lease_seconds (from CAIRN_LEASE_SECONDS): must be between"),
         ({"sandbox": "jail"}, {}, "", "sandbox (from --sandbox): Invalid enum value 'jail'"),
         ({}, {}, "listen = '8700'", "must be host:port, as 127.0.0.1:8700, not '8700'"),
-        ({}, {"CAIRN_TENANT": "A.B"}, "", "tenant (from CAIRN_TENANT): must match"),
+        ({}, {"CAIRN_TENANT": "A.B"}, "", "tenant (from CAIRN_TENANT): must be a letter, then at most 40 of"),
         ({}, {"DATABASE_URL": "mysql://root:pw@db"}, "", "database_url (from DATABASE_URL): must be postgresql://..."),
         ({}, {"NATS_URL": "nats://a", "NATS_URL_FILE": "b"}, "", "NATS_URL and NATS_URL_FILE are both set"),
         ({}, {"NATS_URL_FILE": "gone"}, "", "NATS_URL_FILE cannot be read"),

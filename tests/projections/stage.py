@@ -14,7 +14,8 @@ from psycopg import sql
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
 from ledger.ledger import Ledger
-from ledger.postgres import Pool, pool, schema_of
+from ledger.names import schema_of, views_of
+from ledger.postgres import Pool, pool
 from ledger.recorded import Recorded
 from projections.project import Projection
 
@@ -27,12 +28,12 @@ async def opened(url: str) -> AsyncIterator[tuple[Ledger, Pool]]:
     """A ledger under a name nothing was stored under, gone afterwards; and connections to its tenant."""
     tenant = f"t{uuid4().hex[:12]}"
     try:
-        async with Ledger.open(url, tenant=tenant) as ledger, pool(url, tenant, size=6) as connections:
+        async with Ledger.open(url, tenant=tenant) as ledger, pool(url, tenant, size=6, views=True) as connections:
             yield ledger, connections
     finally:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            schema = sql.Identifier(schema_of(tenant))
-            await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
+            schemas = sql.Identifier(schema_of(tenant)), sql.Identifier(views_of(tenant))
+            await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}, {} CASCADE").format(*schemas))
 
 
 async def record(ledger: Ledger, decisions: Sequence[Decision]) -> list[int]:
