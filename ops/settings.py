@@ -116,7 +116,7 @@ def _from_file(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, st
     if not named and not file.exists():
         return {}
     try:
-        content = tomllib.loads(file.read_text())
+        content = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise SettingsInvalid(f"{file} cannot be read: {error}") from error
     for name in content:
@@ -138,7 +138,7 @@ def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[
             if name in found:
                 raise SettingsInvalid(f"{variable} and {variable}_FILE are both set: unset one")
             try:
-                found[name] = ((cwd / file).read_text().strip(), f"{variable}_FILE")
+                found[name] = ((cwd / file).read_text("utf-8").strip(), f"{variable}_FILE")
             except (OSError, ValueError) as error:
                 raise SettingsInvalid(f"{variable}_FILE cannot be read: {error}") from error
     return found

@@ -27,30 +27,65 @@ COMMANDS = {
     "bench": "how fast it is here",
     "version": "the version of this program",
 }
-EVERYWHERE = """\
-Everywhere:
-  --data-dir PATH  where the system keeps everything (CAIRN_DATA_DIR)
-  --debug          the traceback of an error
+DATA_DIR, DEBUG = "--data-dir", "--debug"
+EVERYWHERE = f"""\
+Before or after a command:
+  {DATA_DIR} PATH  where the system keeps everything (CAIRN_DATA_DIR), for all that use one
+  {DEBUG}          the traceback of an error
   -h, --help       this, or the options of a command
 """
 FOOTER = (
     "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 waiting for a person, 6 backend unreachable.\n"
 )
+QUIET_SIGNAL_EXIT = 141
+"""What a shell shows for a program that ended because nobody read its output any more."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; its exit code."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview(), end="")
-        return 0
-    if arguments[0] == "--version":
-        arguments = ["version"]
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it is where the caller has closed it
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        code, lost = _run(command_first(arguments)), list[OSError]()
+    except OSError as error:
+        code, lost = 1, [error]
+    lost += [error for error in (unwritten("stdout"), unwritten("stderr")) if error]
+    if any(isinstance(error, BrokenPipeError) for error in lost):
+        return QUIET_SIGNAL_EXIT
+    if lost and sys.stderr is not None:
+        print(f"cairn: the output cannot be written: {lost[0].strerror}", file=sys.stderr)
+    return code or int(bool(lost))
+
+
+def command_first(arguments: Sequence[str]) -> list[str]:
+    """The same call with the options that stand before its command behind all others."""
+    words = 0
+    while words < len(arguments) and arguments[words].partition("=")[0] in (DATA_DIR, DEBUG):
+        words += 2 if arguments[words] == DATA_DIR else 1
+    return [*arguments[words:], *arguments[:words]]
+
+
+def unwritten(name: str) -> OSError | None:
+    """Why `stdout` or `stderr` cannot be written, if so. It is closed then: Python would complain of it at the end."""
+    try:
+        if (stream := getattr(sys, name)) is not None:
+            stream.flush()
+    except OSError as error:
+        setattr(sys, name, None)
+        return error
+    return None
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments == [DEBUG] or arguments[0] in ("-h", "--help", "help"):
+        print(overview(), end="")
+        return 0
+    if arguments[0] == "--version":
+        arguments = ["version", *arguments[1:]]
     from ops.cli.call import call
 
-    return call(list(arguments))
+    return call(arguments)
 
 
 def overview() -> str:

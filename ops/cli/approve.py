@@ -1,6 +1,7 @@
 """`cairn approve`."""
 
 from ops.cli.place import HERE, Place
+from ops.cli.rows import Document, document
 from ops.cli.stop import CONFLICT, NOT_FOUND, Stop
 from ops.cli.text import clean, say
 
@@ -13,6 +14,7 @@ def command(
     refuse: bool = False,
     because: str = "",
     shown: str | None = None,
+    output: Document = "text",
     place: Place = HERE,
 ) -> None:
     """Answer what a workflow asks: approves exactly what is printed, or refuses it.
@@ -47,4 +49,7 @@ def command(
     for text in question(workflow, found):
         say(text)
     answered = client.answer(workflow, ask, approved=not refuse, shown=found.shown, because=because)
-    print(clean(f"{'refused' if refuse else 'approved'} {ask} of {workflow} at position {answered['position']}"))
+    if output == "json":
+        document({**answered, "ask": ask, "approved": not refuse})
+    else:
+        print(clean(f"{'refused' if refuse else 'approved'} {ask} of {workflow} at position {answered['position']}"))

@@ -2,40 +2,37 @@
 
 import sys
 import traceback
+from contextlib import suppress
 
 from cyclopts import App, CycloptsError, Parameter
 
-from ops.cli import COMMANDS, stop
+from ops.cli import COMMANDS, DEBUG, stop, unwritten
 from ops.cli.stop import Stop
 
-DEBUG = "--debug"
 STDIN = "/dev/stdin"
 """What `-` means: a lone hyphen would be taken for an option."""
-QUIET_SIGNAL_EXIT = 141
-"""What a shell shows for a program that ended because nobody read its output any more."""
 
 
 def call(arguments: list[str]) -> int:
-    """Runs the command named first. The traceback of what went wrong is shown only with `--debug`."""
+    """Runs the command named first. The traceback of what went wrong is shown only with `--debug`.
+
+    Raises OSError when what it printed could not be written."""
     debug = DEBUG in arguments
     rest = [STDIN if argument == "-" else argument for argument in arguments if argument != DEBUG]
     try:
         code = _app()(rest, exit_on_error=False, print_error=False, result_action="return_value")
-        if sys.stdout is not None:
-            sys.stdout.flush()
         return code if isinstance(code, int) else stop.OK
-    except BrokenPipeError:
-        # Python would complain once more when it flushes what nobody reads.
-        sys.stdout = None
-        return QUIET_SIGNAL_EXIT
     except KeyboardInterrupt:
         return stop.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 the end of the program: whatever it is becomes a text and a code
+    except Exception as error:  # the end of the program: whatever it is becomes a text and a code
+        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and unwritten("stdout")):
+            raise
         if debug:
             traceback.print_exc()
         stopped = explained(error, rest)
         if text := stopped.text():
-            print(text, file=sys.stderr)
+            with suppress(OSError):  # the exit code says it too
+                print(text, file=sys.stderr)
         return stopped.code
 
 

@@ -1,10 +1,11 @@
 """`cairn cancel`."""
 
 from ops.cli.place import HERE, Place
+from ops.cli.rows import Document, document
 from ops.cli.text import clean
 
 
-def command(workflow: str, /, *, reason: str = "", place: Place = HERE) -> None:
+def command(workflow: str, /, *, reason: str = "", output: Document = "text", place: Place = HERE) -> None:
     """End a workflow: what runs is stopped, what has completed stays.
 
     Parameters
@@ -14,5 +15,8 @@ def command(workflow: str, /, *, reason: str = "", place: Place = HERE) -> None:
     reason
         Recorded with it.
     """
-    position = place.client().cancel(workflow, reason)["position"]
-    print(clean(f"cancelled {workflow} at position {position}"))
+    cancelled = place.client().cancel(workflow, reason)
+    if output == "json":
+        document(cancelled)
+    else:
+        print(clean(f"cancelled {workflow} at position {cancelled['position']}"))

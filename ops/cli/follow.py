@@ -45,13 +45,14 @@ def follow(
                 asked.add(ask.ask)
                 current, one = detail, ask
                 screen.aside(lambda current=current, one=one: answer(current, one))  # type: ignore[misc]
-        if detail.workflow.status in ENDED:
+        if detail.workflow.status in ENDED and after >= detail.workflow.last:
             return detail
         time.sleep(pause)
         batch = next(batches)
         screen.events(batch)
         begun = time.monotonic()
-        detail = _read(client, workflow, int(batch[-1]["sequence"]))
+        after = int(batch[-1]["sequence"])
+        detail = _read(client, workflow, after)
         pause = min((time.monotonic() - begun) * BOARD_SHARE, LONGEST_PAUSE_SECONDS)
         screen.detail(detail)
 

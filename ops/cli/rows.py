@@ -21,6 +21,10 @@ def document(value: Any) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def json_line(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def emit(rows: Iterable[dict[str, Any]], output: str, shown: Sequence[str], cells: Any = None) -> None:
     """`shown` are the columns of the table and of CSV; JSON has everything. `cells` makes a table's row from a row."""
     match output:
@@ -28,7 +32,7 @@ def emit(rows: Iterable[dict[str, Any]], output: str, shown: Sequence[str], cell
             document(list(rows))
         case "jsonl":
             for row in rows:
-                print(msgspec.json.encode(row).decode(), flush=True)
+                print(json_line(row), flush=True)
         case "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(shown)

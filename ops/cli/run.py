@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from cyclopts import Parameter
 
 from ops.cli.place import HERE, Place
+from ops.cli.rows import Document, document
 from ops.cli.stop import FAILED, INTERRUPTED, OK, USAGE, Stop
 from ops.cli.text import say
 from ops.cli.validate import PlanFile, read, tell
@@ -36,6 +37,7 @@ def command(
     watch: Annotated[bool, Parameter(negative="--detach")] = True,
     yes: bool = False,
     scripted: Path | None = None,
+    output: Document = "text",
     place: Place = HERE,
 ) -> int:
     """Carry out a plan. Joins the system that is up, or starts one and stops it at the end.
@@ -84,13 +86,16 @@ def command(
             system.play(roles(parsed), scripted.resolve())
         if not watch:
             system.stays = True
-            print(started.workflow)
+            if output == "json":
+                document(started)
+            else:
+                print(started.workflow)
             say(f"{started.workflow} is started; watch it: cairn watch {started.workflow}{_how_to_stop(system)}")
             return OK
-        return _watch(system, started, settings, yes)
+        return _watch(system, started, settings, yes, output)
 
 
-def _watch(system: "System", started: "Submitted", settings: "Settings", yes: bool) -> int:
+def _watch(system: "System", started: "Submitted", settings: "Settings", yes: bool, output: Document) -> int:
     from ops.cli.ask import Asker
     from ops.cli.follow import follow
     from ops.cli.place import terminal
@@ -122,8 +127,11 @@ def _watch(system: "System", started: "Submitted", settings: "Settings", yes: bo
         raise
     others = system.joined(workflow)
     system.stays = bool(others)
-    for text in summary(detail, repository_of(detail), up=system.stays or not system.own):
-        print(text)
+    if output == "json":
+        document(system.client.workflow(workflow))
+    else:
+        for text in summary(detail, repository_of(detail), up=system.stays or not system.own):
+            print(text)
     if others:
         say(f"the system stays up for {', '.join(others)}{_how_to_stop(system)}")
     return OK if detail.workflow.status == "completed" else FAILED

@@ -1,4 +1,4 @@
-"""What is seen while a workflow runs: a live board on a terminal, a line per event elsewhere. Both on stderr."""
+"""What is seen while a workflow runs: a live board on a terminal, a line per event elsewhere. Both on stderr; on stdout JSON."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from rich.live import Live
 
 from ops.cli.board import board
 from ops.cli.happened import happened
+from ops.cli.rows import json_line
 from ops.cli.text import say
 from projections.board_rows import BoardDetail
 
@@ -62,6 +63,14 @@ class Lines:
         talk()
 
 
+class JsonLines(Lines):
+    """A line of JSON per event, for programs: on stdout."""
+
+    def events(self, events: Sequence[dict[str, Any]]) -> None:
+        for event in events:
+            print(json_line(event), flush=True)
+
+
 class LiveBoard:
     """The board, drawn again four times a second so that clocks move."""
 
@@ -108,6 +117,11 @@ def screen(terminal: bool) -> Screen:
     return LiveBoard() if terminal else Lines()
 
 
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls this while it handles a BrokenPipeError, and would exit with 1
+
+
 def out() -> Console:
     """Stdout. NO_COLOR is respected, and what is no terminal gets plain text."""
-    return Console(file=sys.stdout)
+    return _Out(file=sys.stdout)

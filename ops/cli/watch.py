@@ -2,15 +2,22 @@
 
 import time
 from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from ops.cli.place import HERE, Place
 from ops.cli.stop import FAILED, OK
 from ops.cli.text import say
 
 LOOK_SECONDS = 1.0
+Form = Annotated[
+    Literal["text", "jsonl"],
+    Parameter(name=["--output", "-o"], help="What is seen, on stderr; or the events on stdout, one JSON line each."),
+]
 
 
-def command(workflow: str | None = None, /, *, place: Place = HERE) -> int:
+def command(workflow: str | None = None, /, *, output: Form = "text", place: Place = HERE) -> int:
     """Show one workflow live until it ends, exit code 0 if it completed; without a name all of them, until Ctrl-C.
 
     Parameters
@@ -23,30 +30,31 @@ def command(workflow: str | None = None, /, *, place: Place = HERE) -> int:
 
     seen = terminal(settings)
     if workflow is None:
-        return _all(place, seen)
+        return _all(place, seen, output)
     from ops.cli.follow import follow
     from ops.cli.report import answer_command
-    from ops.cli.screen import screen
+    from ops.cli.screen import JsonLines, screen
     from projections.board_rows import BoardAsk, BoardDetail
 
     def answer(detail: BoardDetail, ask: BoardAsk) -> None:
         name = detail.workflow.workflow
         say(f"{name} asks a person about {ask.task}; look and answer: {answer_command(name, ask.ask)}")
 
-    with screen(seen) as view:
+    with JsonLines() if output == "jsonl" else screen(seen) as view:
         detail = follow(client, workflow, 0, view, answer)
     say(f"{workflow} {detail.workflow.status}; more: cairn show {workflow}")
     return OK if detail.workflow.status == "completed" else FAILED
 
 
-def _all(place: Place, seen: bool) -> int:
+def _all(place: Place, seen: bool, output: str) -> int:
     client = place.client()
-    if not seen:
+    if output == "jsonl" or not seen:
         from ops.cli.happened import happened
+        from ops.cli.rows import json_line
 
         newest = client.workflows(1)
         for event in client.events(newest[0]["last"] if newest else 0, follow=True):
-            print(happened(event), flush=True)
+            print(json_line(event) if output == "jsonl" else happened(event), flush=True)
         return OK
     from rich.console import Console
     from rich.live import Live

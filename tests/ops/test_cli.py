@@ -1,6 +1,8 @@
 """The command line without a system: help, bad input, exit codes, and what it costs to start."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,11 +228,49 @@ def test_a_locale_that_is_not_utf8_leads_to_the_same_system(data_dir: Path) -> N
     assert done.returncode == 6 and "nobody answers at http://127.0.0.1:9" in done.stderr
 
 
-def test_nobody_reading_the_output_any_more_is_no_error() -> None:
-    reader = subprocess.Popen(["head", "-c", "1"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    done = subprocess.run([sys.executable, "-m", "cairn", "config", "show"], cwd=ROOT, stdout=reader.stdin,
+@pytest.mark.parametrize("words", ["--help", "version", "config show", "config show -o json"])
+def test_output_that_nobody_reads_any_more_ends_it_without_a_word(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "cairn", *words.split()], cwd=ROOT, stdout=writing,
                           stderr=subprocess.PIPE, text=True)  # fmt: skip
-    assert reader.stdin
-    reader.stdin.close()
-    reader.wait()
-    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", ["--help", "version", "config show", "run --help"])
+def test_output_that_cannot_be_written_is_one_line_of_error(words: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "cairn", *words.split()], cwd=ROOT, stdout=full,
+                              stderr=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin"})  # fmt: skip
+    told = "cairn: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+def test_an_error_that_nobody_can_be_told_of_keeps_its_exit_code() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "cairn", "validate", "nowhere.json"], cwd=ROOT, stderr=full)
+    assert done.returncode == 2
+
+
+def test_a_settings_file_is_utf8_whatever_the_locale(data_dir: Path) -> None:
+    (data_dir / "cairn.toml").write_text('tenant = "x"  # für uns\n', "utf-8")
+    ascii = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = cairn("config", "show", CAIRN_CONFIG=str(data_dir / "cairn.toml"), **ascii)
+    assert done.returncode == 0 and re.search("tenant +x +", done.stdout), done.stderr
+
+
+def test_the_options_of_everywhere_may_stand_before_the_command_too(data_dir: Path) -> None:
+    for words in (["--data-dir", data_dir, "show", "x"], [f"--data-dir={data_dir}", "--debug", "show", "x"]):
+        done = cairn(*words)
+        assert done.returncode == 6 and f"nothing is up in {data_dir}" in done.stderr
+    assert cairn("--data-dir", data_dir, "--help").stdout == cairn("--help").stdout
+    assert cairn("--debug").stdout == cairn("--help").stdout
+    bare = cairn("--data-dir")
+    assert bare.returncode == 2 and "--data-dir" in bare.stderr
+
+
+def test_the_version_is_given_to_programs_too() -> None:
+    told = json.loads(cairn("version", "-o", "json").stdout)
+    assert told.keys() == {"name", "version", "python"}
+    assert cairn("version").stdout == f"{told['name']} {told['version']} (Python {told['python']})\n"

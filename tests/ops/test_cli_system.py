@@ -2,15 +2,17 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from io import StringIO
+from typing import Any
 
 import pytest
-from cli_home import WAIT_SECONDS, Home, ended, new_home, on_terminal, plain, told
+from cli_home import CAIRN, WAIT_SECONDS, Home, ended, new_home, on_terminal, plain, told
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,50 @@ def test_a_repository_of_the_users_own_keeps_its_branch_and_files(system: Home) 
     assert before in log and len(log.splitlines()) == 2
     none = system.cairn("run", "--repo", "agents", system.plan("none", {"id": "a"}))
     assert none.returncode == 2 and "not the top folder of a Git repository" in none.stderr
+
+
+def test_every_command_that_changes_something_tells_programs_what(system: Home) -> None:
+    def json_of(*words: str, code: int = 0) -> Any:
+        done = system.cairn(*words, "-o", "json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    asking = system.plan("for-programs", {"id": "a", "approval": ["before_dispatch"]})
+    started = json_of("run", asking, "--detach")
+    assert started["workflow"] == "for-programs" and started["position"] > 0
+    answered = json_of("approve", "for-programs", "ask-1")
+    assert answered.pop("position") > started["position"]
+    assert answered == {"workflow": "for-programs", "ask": "ask-1", "approved": True}
+    watched = system.cairn("watch", "for-programs", "-o", "jsonl")
+    history = system.cairn("events", "--workflow", "for-programs", "-o", "jsonl").stdout
+    assert watched.returncode == 0 and watched.stdout == history and "task.completed" not in watched.stderr
+    assert json_of("run", system.plan("whole", {"id": "a"})) == json_of("show", "whole")
+    assert json_of("run", system.plan("broken", {"id": "a", "inputs": {"fail": True}}), code=1)["tasks"][0]["failure"]
+    json_of("run", asking, "--detach")
+    cancelled = json_of("cancel", "for-programs-2")
+    assert cancelled.keys() == {"workflow", "position"} and cancelled["workflow"] == "for-programs-2"
+
+
+def test_all_workflows_are_followed_as_json_lines(system: Home) -> None:
+    watching = system.start("watch", "-o", "jsonl")
+    assert watching.stdout
+    system.cairn("run", system.plan("followed", {"id": "a"}))
+    for line in watching.stdout:
+        if json.loads(line)["type"] == "cairn.workflow.completed.v1" and "followed" in line:
+            break
+    assert ended(watching, signal.SIGINT) == 130
+
+
+def test_a_reader_who_has_seen_enough_ends_what_shows_without_a_word(system: Home) -> None:
+    system.cairn("run", "--detach", system.plan("enough", {"id": "a", "agent_role": "writer"}))
+    for words in (["show", "enough"], ["ls"], ["events", "--follow"], ["show", "enough", "-o", "json"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run([*CAIRN, *words], cwd=system.folder, env=system.environment, stdout=writing,
+                              stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS)  # fmt: skip
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, ""), words
+    system.cairn("cancel", "enough")
 
 
 def test_leaving_a_run_leaves_the_workflow_to_the_system(system: Home) -> None:
