@@ -46,7 +46,9 @@ def _to_stderr(text: str) -> None:
 
 
 class Embedded:
-    """Both servers' URLs, whether they are ours or the user's. `start`, then `watch` for ever, then `stop`."""
+    """Both servers' URLs, whether they are ours or the user's. `start`, then `watch` for ever, then `stop`.
+
+    The data directory is locked in any case: what else lies in it, as `up.json`, is one system's too."""
 
     def __init__(
         self, data_dir: Path, *, database_url: str | None = None, nats_url: str | None = None, tell: Tell = _to_stderr

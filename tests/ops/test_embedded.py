@@ -256,6 +256,18 @@ async def test_a_second_start_on_the_same_directory_names_the_first_and_does_it_
         pass
 
 
+async def test_a_data_directory_has_one_system_even_where_both_servers_are_the_users_own(data_dir: Path) -> None:
+    own = {"database_url": "postgresql://unused", "nats_url": "nats://unused"}
+    settings = load({"data_dir": data_dir, **own}, {}, data_dir)
+    async with embedded(settings):
+        with pytest.raises(AlreadyRunning) as caught:
+            async with embedded(settings):
+                pass
+        assert caught.value.pid == os.getpid()
+    async with embedded(settings):
+        pass
+
+
 async def test_a_deep_data_directory_gets_a_short_socket_path(data_dir: Path) -> None:
     deep = data_dir / ("tief %" * 10) / ("größer {$}" * 5)
     async with watched(deep) as servers:
