@@ -26,6 +26,11 @@ def default_data_dir() -> Path:
     return Path("/var/lib/cairn") if os.geteuid() == 0 else platformdirs.user_data_path("cairn", appauthor=False)
 
 
+def search_path() -> str:
+    """Where programs are looked for."""
+    return os.environ.get("PATH", os.defpath)
+
+
 def connection(folder: Path | None = None) -> Connection:
     """Raises ConnectionError with the command that mends it when nothing is up.
 

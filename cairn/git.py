@@ -1,8 +1,9 @@
 """The `git` binary, run the same way on every machine.
 
-Nothing of the user's environment or global configuration reaches it: no hooks, no signing, no prompts, no pager, no
-automatic collection, no identity but the one the caller gives. The configuration inside a repository is still read
-(filters and line endings belong to its content), with what could run a program or stop for a person switched off.
+Nothing of the user's environment but PATH, nor of the global configuration, reaches it: no hooks, no signing, no
+prompts, no pager, no automatic collection, no identity but the one the caller gives. The configuration inside a
+repository is still read (filters and line endings belong to its content, and PATH finds the filters' programs), with
+what else could run a program or stop for a person switched off.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import TypeVar
+
+from cairn.config import search_path
 
 T = TypeVar("T")
 
@@ -122,7 +125,7 @@ async def _run(args: Iterable[str | Path], env: Mapping[str, str] | None, talk: 
     binary = _binary()
     pinned = [word for setting in _PINNED for word in ("-c", setting)]
     environment = {
-        "PATH": f"{binary.parent}:{os.defpath}",
+        "PATH": search_path(),
         "LC_ALL": "C",
         "TZ": "UTC",
         "GIT_CONFIG_NOSYSTEM": "1",

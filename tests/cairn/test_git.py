@@ -119,6 +119,22 @@ async def test_the_environment_of_a_git_hook_does_not_lead_elsewhere(
     assert await commit(repository, head, tmp_path / "w", file="text")
 
 
+async def test_a_filter_of_the_repository_is_found_where_the_user_has_installed_it(
+    users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "home/.local/bin"
+    tools.mkdir(parents=True)
+    (tools / "shout").write_text("#!/bin/sh\ntr a-z A-Z\n")
+    (tools / "shout").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{tools}")
+    (users / ".git/info/attributes").write_text("* filter=shout\n")
+    for name, value in (("clean", "cat"), ("smudge", "shout"), ("required", "true")):
+        sh(users, "config", f"filter.shout.{name}", value)
+    repository = await Repository.open(users)
+    async with repository.workspace(bases=[await repository.head()], folder=tmp_path / "w") as space:
+        assert (space.path / "tracked").read_text() == "ONE\n"
+
+
 async def test_a_commit_kept_outlives_a_collection_and_an_unkept_one_does_not(ours: Repository, tmp_path: Path) -> None:
     base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
     kept, lost = [await commit(ours, base, tmp_path / "w", file=text) for text in ("kept", "lost")]
