@@ -69,15 +69,16 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Exception as error:
-        wrong = _understood(error)
+        wrong = understood(error)
         if wrong is None:
             log.exception("http.fault", method=request.method, path=request.path)
             why = f"a fault of this server ({type(error).__name__}); its log says where"
             wrong = Unacceptable(500, "internal_error", why)
-        return _response(wrong)
+        return answer(wrong)
 
 
-def _understood(error: Exception) -> Unacceptable | None:
+def understood(error: Exception) -> Unacceptable | None:
+    """What is to be answered; None for what nobody foresaw."""
     again = {"Retry-After": str(AGAIN_SECONDS)}
     match error:
         case Unacceptable():
@@ -111,7 +112,7 @@ def _code(status: int) -> str:
     return HTTPStatus(status).phrase.lower().replace(" ", "_")
 
 
-def _response(wrong: Unacceptable) -> web.Response:
+def answer(wrong: Unacceptable) -> web.Response:
     document = _Document(HTTPStatus(wrong.status).phrase, wrong.status, wrong.code, wrong.detail, wrong.errors)
     return web.Response(
         body=msgspec.json.encode(document), status=wrong.status, content_type=CONTENT_TYPE, headers=wrong.headers

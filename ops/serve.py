@@ -22,6 +22,7 @@ from aiohttp import web
 
 from cairn.bus import Bus
 from cairn.repository import Repository
+from gateway.connection import Runner
 from gateway.http import application
 from handlers.branches import Branches
 from handlers.deadlines import Deadlines
@@ -137,7 +138,7 @@ async def listening(app: web.Application, listen: str, tell: Callable[[str], Non
     """Serves the gateway on `host:port`, or on the next free port when that one is taken; its URL."""
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")  # as an IPv6 address is written before a port
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    runner = Runner(app, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         taken = None

@@ -19,6 +19,7 @@ from cairn.bus import Bus
 from cairn.config import Connection
 from domain.commands import ReportCompleted
 from domain.outcome import Result
+from gateway.connection import Runner
 from gateway.http import application
 from handlers.execute import Executor, Order
 from ledger.ledger import Ledger
@@ -96,7 +97,7 @@ async def served(
 @asynccontextmanager
 async def listening(system: Served, port: int = 0) -> AsyncIterator[str]:
     """A gateway of this system; its URL."""
-    runner = web.AppRunner(system.application(), access_log=None, shutdown_timeout=5)
+    runner = Runner(system.application(), shutdown_timeout=5)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
