@@ -224,8 +224,10 @@ class Agent:
             return _failure("merge_conflict", str(conflict))
         except GitError as error:
             return _failure("agent_error", str(error))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # what an author's code raises is the outcome
+        except BaseException as error:  # what an author's code raises is the outcome
             current = asyncio.current_task()
+            if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                raise  # Ctrl-C: no event loop has taken it over, so it arrives in whatever runs just now
             if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
                 raise
             if limit.expired():

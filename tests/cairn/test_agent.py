@@ -6,6 +6,8 @@ It is long because it begins with the whole other side of an agent: dispatches, 
 import asyncio
 import json
 import os
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -143,6 +145,10 @@ def raising(error: BaseException) -> Any:
     return work
 
 
+class Panic(BaseException):
+    """As libraries in other languages raise it."""
+
+
 @pytest.mark.parametrize(
     ("work", "kind", "message"),
     [
@@ -151,6 +157,10 @@ def raising(error: BaseException) -> Any:
         (raising(Failed("bad \udcff name")), "agent_error", "bad ? name"),
         (raising(SystemExit(3)), "agent_error", "SystemExit: 3"),
         (raising(asyncio.CancelledError()), "agent_error", "CancelledError: "),
+        (raising(GeneratorExit("of a generator")), "agent_error", "GeneratorExit: of a generator"),
+        (raising(KeyboardInterrupt("of the author's own")), "agent_error", "KeyboardInterrupt: of the author's own"),
+        (raising(Panic("no exception at all")), "agent_error", "Panic: no exception at all"),
+        (raising(BaseExceptionGroup("all", [Panic("one")])), "agent_error", "BaseExceptionGroup: all"),
         (raising(TimeoutError("of the author's own")), "agent_error", "TimeoutError: of the author's own"),
         (lambda: 5, "invalid_result", "not int"),
         (lambda: [1, 2], "invalid_result", "not list"),
@@ -175,6 +185,43 @@ async def test_whatever_a_handler_does_is_the_outcome_of_its_attempt(
         found = await failure_of(stage, await stage.offer("bad"))
         assert found[0] == kind and message in found[1]
         assert await stage.report(await stage.offer("good"), "completed")
+
+
+INTERRUPTED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from cairn import Agent
+from cairn.config import Connection
+
+agent = Agent("coder")
+
+@agent.task
+async def handler(task):
+    os.kill(os.getpid(), signal.SIGINT)
+
+where = Connection(sys.argv[1], "", "", sys.argv[2], Path(sys.argv[3]))
+if sys.argv[4] == "run":
+    agent.run(where)
+else:
+    asyncio.new_event_loop().run_until_complete(agent.serve(where))
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("run", 0), ("a loop of its own", -signal.SIGINT)])
+async def test_ctrl_c_is_for_the_agent_even_while_a_handler_works(stage: Stage, how: str, code: int) -> None:
+    run = await stage.offer()
+    arguments = (stage.where.nats_url, stage.tenant, str(stage.where.state_dir), how)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", INTERRUPTED, *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == code, said
+    assert not [report for report in stage.reports if report["run"] == run and report["kind"] == "failed"]
 
 
 async def test_a_detail_that_is_no_text_is_told_all_the_same(stage: Stage) -> None:
