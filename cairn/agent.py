@@ -53,6 +53,9 @@ JOIN_SECONDS = 0.5
 DRAIN_SECONDS = 5.0
 FLUSH_SECONDS = 3.0
 RESULT_BYTES = 65_536
+PASS_ON_SECONDS = 1.0
+PASS_ON_TIMES = 600
+"""An offer that nobody takes is made anew after ten minutes: the old one is not to go round for ever."""
 
 
 class _Dispatch(msgspec.Struct):
@@ -174,10 +177,20 @@ class Agent:
                             log.error("%s cannot be read and is left: %s", message.subject, error)  # noqa: TRY400
                             await bus.term(message)
                             continue
+                        if dispatch.data.worker == self.name:
+                            await self._pass_on(bus, message)
+                            continue
                         self._take(message, dispatch, outbox, where, group)
                     while self._free() <= 0:
                         self._room.clear()
                         await self._room.wait()
+
+    async def _pass_on(self, bus: Bus, message: Message) -> None:
+        """What it did itself another tester judges: to take it would be refused, and nobody else would be asked."""
+        if message.delivered < PASS_ON_TIMES:
+            await bus.nak(message, PASS_ON_SECONDS)
+        else:
+            await bus.term(message)
 
     def _free(self) -> int:
         return self.capacity - len(self._runs)

@@ -49,7 +49,8 @@ class Task(msgspec.Struct):
     `dependencies` holds the result of every task this one waited for. `path` is the folder of the run's own Git
     worktree, at the merged commits of its dependencies (`bases`); it is None where the workflow has no repository. A
     task that mends a `merge_conflict` finds both versions there, between git's conflict marks.
-    `position` is the place of the dispatch in the ledger, `traceparent` the trace it belongs to (W3C Trace Context).
+    `worker` did what a run of purpose `verify` is to judge. `position` is the place of the dispatch in the ledger,
+    `traceparent` the trace it belongs to (W3C Trace Context).
     """
 
     workflow: str
@@ -70,6 +71,7 @@ class Task(msgspec.Struct):
     dependencies: dict[str, Result] = {}
     tests: tuple[Test, ...] = ()
     debug: Debug | None = None
+    worker: str = ""
     position: int = 0
     traceparent: str | None = None
     path: Path | None = None

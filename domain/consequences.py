@@ -81,8 +81,8 @@ class Consequences:
             )
         )  # fmt: skip
 
-    def verify(self, task: TaskState, result: Result, run: str = "") -> None:
-        """Has the task's tests run on the commit of its result, by a tester and never by who wrote it."""
+    def verify(self, task: TaskState, result: Result, worker: str, run: str = "") -> None:
+        """Has the task's tests run on the commit of its result, by a tester and never by the `worker` who wrote it."""
         spec = task.spec
         self._tokens += 1
         self._results[spec.id] = (result, ())
@@ -94,13 +94,14 @@ class Consequences:
                 timeout_seconds=seconds_allowed(spec, "verify"),
                 purpose="verify", title=spec.title, repository=self.state.repository,
                 bases=(result.commit,) if result.commit else self._bases(task), tests=spec.acceptance_criteria.tests,
+                worker=worker,
             )
         )  # fmt: skip
 
     def offer_again(self, task: TaskState, run: Run) -> None:
         """The same run under a new token; whoever holds the old one comes too late."""
         if run.purpose == "verify" and task.result:
-            self.verify(task, task.result, run.id)
+            self.verify(task, task.result, task.agent, run.id)
         else:
             self._offer(task, run.id, task.attempt, self._bases(task))
 
@@ -129,7 +130,7 @@ class Consequences:
         mended = result if result.commit else msgspec.structs.replace(result, commit=self._tip(parent))
         if parent.spec.acceptance_criteria.tests:
             self.events.append(_reported(parent, mended, agent))
-            self.verify(parent, mended)
+            self.verify(parent, mended, agent)
         else:
             if "before_completion" in parent.spec.approval:
                 self.events.append(_reported(parent, mended, agent))
@@ -146,7 +147,7 @@ class Consequences:
             task, lost=task.lost + lost, failures=task.failures + (not lost), receipts=receipts
         )
         if lost and run.purpose == "verify" and not receipts and task.result and after.lost < LOST_LIMIT:
-            self.verify(task, task.result)
+            self.verify(task, task.result, task.agent)
         else:
             self._after_failure(after, failure)
 

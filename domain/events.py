@@ -40,7 +40,10 @@ class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
 
 
 class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
-    """A run is offered to the agents of `role`, with all they need. It is offered again after `due` if nobody starts it."""
+    """A run is offered to the agents of `role`, with all they need. It is offered again after `due` if nobody starts it.
+
+    What is to be verified was done by `worker`, who does not judge it.
+    """
 
     workflow: str
     task: str
@@ -61,6 +64,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     dependencies: dict[str, Result] = {}
     tests: tuple[Test, ...] = ()
     debug: Debug | None = None
+    worker: str = ""
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):

@@ -127,7 +127,7 @@ def _report(
     match command:
         case ReportCompleted(result=result) if task.spec.acceptance_criteria.tests:
             then.events.append(TaskReported(task=command.task, run=run.id, agent=command.agent, result=result))
-            then.verify(task, result)
+            then.verify(task, result, command.agent)
         case ReportCompleted(result=result):
             if "before_completion" in task.spec.approval:
                 then.events.append(TaskReported(task=command.task, run=run.id, agent=command.agent, result=result))

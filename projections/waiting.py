@@ -23,7 +23,9 @@ def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttemp
         case "running":
             return f"lease of {_holder(attempt)}" if attempt else unsettled
         case "verifying" if attempt:
-            return f"tests by {_holder(attempt) if attempt.agent else attempt.role}"
+            if attempt.agent is None:
+                return f"tests by a {attempt.role} other than {task.agent}"
+            return f"tests by {_holder(attempt)}"
         case "retrying" if task.retry_due is not None:
             return f"retry at {_clock(task.retry_due)}"
         case "branched":

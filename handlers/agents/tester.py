@@ -19,6 +19,9 @@ def tester(sandbox: Sandbox, *, capacity: int = 2) -> Agent:
 
     @agent.task
     async def verify(task: Task) -> list[Receipt]:
+        if task.purpose != "verify":
+            what = f"task {task.task} asks for work, and this tester runs acceptance tests only"
+            raise Failed(f"{what}: give the task another agent_role", type="spec_mismatch")
         if task.path is not None:
             return [await _run(sandbox, test, task, task.path) for test in task.tests]
         with tempfile.TemporaryDirectory(prefix="cairn-") as folder:

@@ -164,6 +164,9 @@ def _check(roles: list[str], exec: str | None, scripted: Path | None, name: str 
         raise Stop(USAGE, "more than one --role", "only a script plays several at once", example)
     if exec is None and scripted is None and roles != ["tester"]:
         raise Stop(USAGE, f"nothing says how the role {roles[0]} works", "only the tester is built in", example)
+    if "tester" in roles and (exec is not None or scripted is not None):
+        why = "it owes receipts of tests run on the exact commit, which neither a program nor a script can give"
+        raise Stop(USAGE, "the role tester is built in", why, "cairn agent --role tester")
     if scripted is not None and not scripted.is_dir():
         raise Stop(USAGE, f"--scripted {scripted} is no folder", fix="name the folder of an example's patches")
     if name is not None and exec is None:

@@ -75,6 +75,10 @@ class Stage:
     async def post(self, data: bytes) -> None:
         assert "error" not in await self.bus.store(f"cairn.{self.tenant}.evt.w.dispatched", data)
 
+    async def consumer(self) -> dict[str, Any]:
+        found = await self.bus.api(f"CONSUMER.INFO.{self.tenant.upper()}_EV.c")
+        return found if "error" not in found else {"ack_floor": {"stream_seq": 0}}
+
     async def report(self, run: str, *kinds: str) -> dict[str, Any]:
         """The first report on a run that is not only that it began (or of these kinds)."""
         wanted = kinds or ("completed", "failed", "verified")
@@ -247,6 +251,46 @@ async def test_a_tester_returns_receipts_and_nothing_else(stage: Stage) -> None:
         assert good["kind"] == "verified" and good["receipts"][0]["cmd"] == "make"
         kind, message = await failure_of(stage, await stage.offer("bad", purpose="verify"))
         assert kind == "invalid_result" and "list of receipts" in message
+
+
+def receipts_by(name: str) -> Agent:
+    agent = Agent("tester", name=name, commits=False)
+
+    @agent.task
+    async def handler(task: Task) -> Any:
+        return [Receipt("make", 0, False, 1.0, "none", None, 0, "")]
+
+    return agent
+
+
+async def test_what_a_tester_did_itself_is_left_to_another_tester(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PASS_ON_SECONDS", 0.05)
+    async with serving(receipts_by("ann"), stage):
+        own, others = (
+            await stage.offer(purpose="verify", worker="ann"),
+            await stage.offer(purpose="verify", worker="bob"),
+        )
+        assert (await stage.report(others))["agent"] == "ann"
+        assert not [report for report in stage.reports if report["run"] == own]
+        async with serving(receipts_by("tess"), stage):
+            assert (await stage.report(own))["agent"] == "tess"
+    assert {report["agent"] for report in stage.reports if report["run"] == own} == {"tess"}
+
+
+async def test_what_a_tester_did_itself_does_not_go_round_for_ever(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PASS_ON_SECONDS", 0.05)
+    monkeypatch.setattr(module, "PASS_ON_TIMES", 3)
+    async with serving(receipts_by("ann"), stage):
+        await stage.offer(purpose="verify", worker="ann")
+        async with asyncio.timeout(SECONDS):
+            while (await stage.consumer())["ack_floor"]["stream_seq"] < 1:
+                await asyncio.sleep(0.02)
+        assert (await stage.consumer())["delivered"]["consumer_seq"] == 3
+    assert not stage.reports
 
 
 async def test_a_handler_that_takes_too_long_is_cancelled(stage: Stage) -> None:

@@ -152,7 +152,7 @@ def test_work_with_tests_is_verified_by_a_tester_on_the_very_commit() -> None:
         TaskDispatched(
             workflow="w", task="a", run="a/verify.1", attempt=1, role="tester", token=2, due=NOW + 600,
             lease_seconds=30.0, timeout_seconds=90.0, purpose="verify", repository="/srv/w.git", bases=("c1",),
-            tests=TESTS.tests,
+            tests=TESTS.tests, worker="ann",
         ),
     )  # fmt: skip
 
@@ -188,7 +188,7 @@ def test_receipts_of_anything_else_prove_nothing_and_the_tests_are_run_again(rec
     report = msgspec.structs.replace(verified("a/verify.1", 2), receipts=receipts)
     given(start(CHECKED), completed("a/1", 1), started("a/verify.1", 2, "tess")).when(report).then(
         An(AttemptFailed, "a", run="a/verify.1", agent="tess"),
-        An(TaskDispatched, "a", run="a/verify.2", token=3, purpose="verify", bases=("c1",)),
+        An(TaskDispatched, "a", run="a/verify.2", token=3, purpose="verify", bases=("c1",), worker="ann"),
     )
 
 

@@ -48,7 +48,7 @@ def test_when_the_branch_ends_its_work_is_tested_by_the_tests_of_its_parent() ->
     story = given(start(MENDED, AFTER_A), completed("a/1", 1), verified("a/verify.1", 2, *red()))
     story.when(completed("a.fix1/1", 3, "c2", "dora")).then(
         An(TaskStarted, "a.fix1"), An(TaskCompleted, "a.fix1", agent="dora"), An(TaskReported, "a", agent="dora"),
-        An(TaskDispatched, "a", run="a/verify.2", token=4, purpose="verify", bases=("c2",)),
+        An(TaskDispatched, "a", run="a/verify.2", token=4, purpose="verify", bases=("c2",), worker="dora"),
     )  # fmt: skip
     story.when(verified("a/verify.2", 4, *green("c2"))).then(
         An(TaskStarted), An(TaskVerified, passed=True),

@@ -1,8 +1,9 @@
 """What the tester hands in: receipts that a report can carry, whatever the tests print."""
 
 import msgspec
+import pytest
 
-from cairn.task import Task
+from cairn.task import Failed, Task
 from cairn.task import Test as Check  # pytest takes any Test... for a suite
 from domain.outcome import RECEIPTS_BYTES
 from gateway.sandbox.process import Process
@@ -16,6 +17,14 @@ async def test_many_tests_that_print_much_share_the_room_of_a_report() -> None:
     agent = module.tester(Process(namespaces=False))
     assert agent._handler is not None
     tests = [Check(CONTROL)] * 8
-    receipts = await agent._handler(Task("w", "a", "a/1", 1, "tester", 1, 30.0, 30.0, tests=tuple(tests)))
+    receipts = await agent._handler(Task("w", "a", "a/1", 1, "tester", 1, 30.0, 30.0, "verify", tests=tuple(tests)))
     assert len(msgspec.json.encode(receipts)) <= RECEIPTS_BYTES
     assert all(receipt.output_bytes == 20_000 and receipt.output for receipt in receipts)
+
+
+async def test_a_task_of_work_is_told_to_ask_somebody_else() -> None:
+    agent = module.tester(Process(namespaces=False))
+    assert agent._handler is not None
+    with pytest.raises(Failed, match=r"task a asks for work.*another agent_role") as failed:
+        await agent._handler(Task("w", "a", "a/1", 1, "tester", 1, 30.0, 30.0))
+    assert failed.value.type == "spec_mismatch"

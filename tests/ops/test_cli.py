@@ -135,6 +135,8 @@ def test_the_doctor_says_of_every_line_how_it_is_and_what_to_do(data_dir: Path) 
     (["--role", "coder", "--scripted", "nowhere"], "is no folder"),
     (["--role", "coder", "--role", "writer", "--exec", "true"], "more than one --role"),
     (["--role", "coder", "--exec", " "], "--exec is empty"),
+    (["--role", "tester", "--exec", "true"], "the role tester is built in"),
+    (["--role", "coder", "--role", "tester", "--scripted", "."], "the role tester is built in"),
     (["--role", "Bad Role", "--exec", "true"], "role 'Bad Role'"),
     (["--role", "coder", "--exec", "true", "--name", "a/b"], "name 'a/b'"),
     (["--role", "coder", "--exec", "true", "--capacity", "0"], "capacity 0"),

@@ -29,7 +29,7 @@ CASES = [
     (task(dependencies=("done", "slow", "late")), None, "dependency slow, late"),
     (task(status="dispatched"), attempt("work", "coder"), "an agent of role coder"),
     (task(status="running"), attempt("work", "coder", "ann"), "lease of ann until 2027-01-15T08:00:00Z at the latest"),
-    (task(status="verifying"), attempt("verify", "tester"), "tests by tester"),
+    (task(status="verifying", agent="ann"), attempt("verify", "tester"), "tests by a tester other than ann"),
     (task(status="verifying"), attempt("verify", "tester", "tess"), "tests by tess until 2027-01-15T08:00:00Z at the latest"),
     (task(status="retrying", retry_due=1_800_000_000.0), None, "retry at 2027-01-15T08:00:00Z"),
     (task(status="branched"), None, "branch a.fix2"),
