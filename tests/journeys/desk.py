@@ -1,28 +1,21 @@
 """A person at work: a system that may be up, and the command line in front of it, called as they would call it."""
 
-import fcntl
 import json
-import os
-import pty
-import re
-import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from terminal import at_terminal, plain
+
 from .stage import Json, System, data_folder, kept, processes
 
 WAIT_SECONDS = 90.0
 CAIRN = (sys.executable, "-P", "-m", "cairn")
-_NO_ARTISTRY = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Desk(System):
@@ -75,31 +68,8 @@ class Desk(System):
 
     def at_terminal(self, arguments: Sequence[str | Path], typed: Sequence[tuple[str, str]]) -> tuple[int, str]:
         """Calls it on a terminal and types each answer when its prompt is seen: exit code, and what was shown."""
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.chdir(self.at)
-            os.execve(CAIRN[0], [*CAIRN, *map(str, arguments)], self._environment | {"TERM": "xterm"})
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
-        shown, read_to, answers = "", 0, list(typed)
-        deadline = time.monotonic() + WAIT_SECONDS
-        try:
-            while time.monotonic() < deadline:
-                if select.select([terminal], [], [], 0.2)[0]:
-                    try:
-                        shown += os.read(terminal, 65_536).decode(errors="replace")
-                    except OSError:  # how a terminal says that its last process has gone
-                        break
-                if answers and (at := shown.find(answers[0][0], read_to)) >= 0:
-                    read_to = at + len(answers[0][0])
-                    os.write(terminal, answers.pop(0)[1].encode())
-            else:
-                os.kill(pid, signal.SIGKILL)
-        finally:
-            os.close(terminal)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        shown = _NO_ARTISTRY.sub("", shown)
-        assert not answers, f"never asked {answers}:\n{shown}"
-        return code, shown
+        code, shown = at_terminal([*CAIRN, *map(str, arguments)], self.at, self._environment, typed)
+        return code, plain(shown)
 
     @property
     def artifacts(self) -> Path:

@@ -1,21 +1,17 @@
 """A user's place to work in: a data directory, the commands called there as processes, what they say and leave behind."""
 
-import fcntl
 import json
 import os
-import pty
-import re
-import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from terminal import Typed, at_terminal
 
 from ops.embedded.child import left_behind
 
@@ -99,31 +95,7 @@ def new_home() -> Home:
 
 
 def on_terminal(
-    home: Home, arguments: list[str], answers: list[tuple[str, str | Callable[[], str]]], **environment: str
+    home: Home, arguments: list[str], answers: Sequence[tuple[str, Typed]], **environment: str
 ) -> tuple[int, str]:
-    """Calls with a terminal of 40 lines and types each answer once its prompt is seen; exit code and all that was shown."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(home.folder)
-        os.execve(sys.executable, [*CAIRN, *arguments], home.environment | environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-    shown, read_to, deadline = "", 0, time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.5)[0]:
-            try:
-                shown += os.read(terminal, 65_536).decode(errors="replace")
-            except OSError:  # how a terminal says that its last process has gone
-                break
-        if answers and (at := shown.find(answers[0][0], read_to)) >= 0:
-            read_to = at + len(answers[0][0])
-            typed = answers.pop(0)[1]
-            os.write(terminal, (typed() if callable(typed) else typed).encode())
-    else:
-        os.kill(pid, signal.SIGTERM)
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
-
-
-def plain(shown: str) -> str:
-    """Without colours and what moves the cursor."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    """Calls it at a terminal and types each answer once its prompt is seen; exit code and all that was shown."""
+    return at_terminal([*CAIRN, *arguments], home.folder, home.environment | environment, answers)

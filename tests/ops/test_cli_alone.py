@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from cli_home import WAIT_SECONDS, Home, ended, new_home, on_terminal, plain, told, until
+from cli_home import WAIT_SECONDS, Home, ended, new_home, on_terminal, told, until
+from terminal import plain
 
 
 @pytest.fixture

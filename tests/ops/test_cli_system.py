@@ -12,7 +12,8 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from cli_home import CAIRN, WAIT_SECONDS, Home, ended, new_home, on_terminal, plain, told
+from cli_home import CAIRN, WAIT_SECONDS, Home, ended, new_home, on_terminal, told
+from terminal import plain
 
 
 @pytest.fixture(scope="module")
