@@ -80,7 +80,7 @@ def test_an_agent_whose_loop_stands_still_is_given_up_and_another_goes_on(stage:
     plan = odd("stuck", "block", timeout_seconds=LEASE_SECONDS, max_attempts=2)
     plan["tasks"][0]["inputs"]["then_well"] = True
     workflow = stage.submit(plan)
-    stage.seen(lambda event: is_a(event, "task.dispatched"), workflow=workflow)
+    stage.seen(lambda event: is_a(event, "task.started"), workflow=workflow)
     stage.agent("odd", "stuck", "stu")
     assert stage.finished(workflow) == "completed"
     assert failure(stage, workflow)["type"] in ("timeout", "agent_lost")
