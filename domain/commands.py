@@ -86,6 +86,14 @@ class Cancel(Command, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Restore(Command, frozen=True, kw_only=True):
+    """The ledger was brought back from a backup. `skipped` tokens are never given out: more than the life that is given
+    up can have used since, and another number each time, so that no two lives give out the same."""
+
+    skipped: int
+    repository: str | None = None
+
+
 WorkflowCommand = (
     StartWorkflow
     | ReportStarted
@@ -98,4 +106,5 @@ WorkflowCommand = (
     | Retry
     | Answer
     | Cancel
+    | Restore
 )

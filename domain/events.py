@@ -190,6 +190,26 @@ class WorkflowCancelled(Event, frozen=True, tag="workflow.cancelled"):
     reason: str = ""
 
 
+class WorkflowRestored(Event, frozen=True, tag="workflow.restored"):
+    """The ledger was brought back from a backup while this was under way. Every lease is void: what was out is offered
+    again in the events after this one, under tokens above `tokens`, which the life that is given up has never handed
+    out. `repository` is where the restored one lies."""
+
+    workflow: str
+    tokens: int
+    repository: str | None = None
+
+
+class LedgerRestored(Event, frozen=True, tag="ledger.restored"):
+    """The ledger was brought back from a backup of `taken_at` and goes on from there: what was recorded after
+    `position` in the life that is given up has not happened. JetStream is filled anew under `epoch`."""
+
+    position: int
+    previous_epoch: int
+    epoch: int
+    taken_at: float | None = None
+
+
 WorkflowEvent = (
     WorkflowStarted
     | TaskDispatched
@@ -209,5 +229,9 @@ WorkflowEvent = (
     | WorkflowCompleted
     | WorkflowFailed
     | WorkflowCancelled
+    | WorkflowRestored
 )
 """Everything a `workflow-<id>` stream can hold."""
+
+LedgerEvent = LedgerRestored
+"""Everything a `ledger-<tenant>` stream can hold."""

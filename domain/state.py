@@ -29,6 +29,7 @@ from domain.events import (
     WorkflowCompleted,
     WorkflowEvent,
     WorkflowFailed,
+    WorkflowRestored,
     WorkflowStarted,
 )
 from domain.outcome import Failure, Receipt, Result
@@ -50,7 +51,9 @@ TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "pending": frozenset({"dispatched", "waiting", "skipped", "cancelled"}),
     "dispatched": frozenset({"dispatched", "running", "cancelled"}),
-    "running": frozenset({"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}),
+    "running": frozenset(
+        {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
+    ),
     "verifying": frozenset(
         {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
     ),
@@ -192,6 +195,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
                 for need in needs:
                     state.dependents.setdefault(need, []).append(spec.id)
+        case WorkflowRestored(tokens=tokens, repository=repository):
+            state.tokens, state.repository = tokens, repository
         case WorkflowCompleted():
             state.status = "completed"
         case WorkflowFailed():

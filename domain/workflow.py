@@ -20,6 +20,7 @@ from domain.commands import (
     ReportFailed,
     ReportStarted,
     ReportVerified,
+    Restore,
     Retry,
     StartWorkflow,
     WorkflowCommand,
@@ -35,6 +36,7 @@ from domain.events import (
     TaskVerified,
     WorkflowCancelled,
     WorkflowEvent,
+    WorkflowRestored,
     WorkflowStarted,
 )
 from domain.failures import classify
@@ -73,6 +75,8 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
             return _answer(state, command)
         case Cancel():
             return _cancel(state, command)
+        case Restore():
+            return _restore(state, command)
     assert_never(command)
 
 
@@ -229,3 +233,17 @@ def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
         *(TaskCancelled(task=task.spec.id) for task in open_tasks),
         WorkflowCancelled(workflow=state.id, by=command.by, reason=command.reason),
     ]
+
+
+def _restore(state: Workflow, command: Restore) -> list[WorkflowEvent]:
+    """Whoever holds a lease may have gone on in the life that is given up, so every run that is out is offered anew."""
+    if state.status != "running":
+        return []
+    tokens = state.tokens + command.skipped
+    moved = msgspec.structs.replace(state, tokens=tokens, repository=command.repository)
+    then = Consequences(moved, command.now)
+    then.events.append(WorkflowRestored(workflow=state.id, tokens=tokens, repository=command.repository))
+    for task in state.tasks.values():
+        if task.run is not None:
+            then.offer_again(task, task.run)
+    return then.events

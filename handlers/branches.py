@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from domain.events import TaskCompleted, WorkflowStarted
+from domain.events import TaskCompleted, WorkflowRestored, WorkflowStarted
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 
@@ -56,8 +56,8 @@ class Branches:
             moved = False
             for recorded in batch:
                 match recorded.event:
-                    case WorkflowStarted(workflow=workflow, repository=repository):
-                        self._remember(workflow, repository)
+                    case WorkflowStarted() | WorkflowRestored() as moved_to:
+                        self._remember(moved_to.workflow, moved_to.repository)
                     case TaskCompleted(task=task, result=result) if result.commit:
                         await self._set(recorded.stream.removeprefix("workflow-"), task, result.commit)
                         moved = True
@@ -75,9 +75,9 @@ class Branches:
 
     async def _repository(self, workflow: str) -> str | None:
         if workflow not in self._repositories:
-            first = (await self._ledger.read_stream(f"workflow-{workflow}"))[0].event
-            assert isinstance(first, WorkflowStarted)
-            self._remember(workflow, first.repository)
+            for recorded in await self._ledger.read_stream(f"workflow-{workflow}"):
+                if isinstance(event := recorded.event, WorkflowStarted | WorkflowRestored):
+                    self._remember(workflow, event.repository)
         return self._repositories[workflow]
 
     def _remember(self, workflow: str, repository: str | None) -> None:

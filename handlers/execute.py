@@ -13,12 +13,13 @@ looked up before a repeat is refused or found to change nothing.
 import asyncio
 import re
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
 from domain.commands import StartWorkflow, WorkflowCommand
 from domain.errors import Refused
-from domain.events import WorkflowEvent
+from domain.events import LedgerEvent, WorkflowEvent
 from domain.state import Workflow, evolve, replay
 from domain.workflow import decide
 from ledger.append import Append, NewEvent
@@ -119,6 +120,14 @@ class Executor:
 
     async def execute(self, workflow: str, order: Order) -> list[Recorded]:
         return await self.submit(workflow, order)
+
+    async def note(self, stream: str, id: UUID, event: LedgerEvent, actor: str) -> None:
+        """Records a fact that no rule has a say in, at the end of its stream; the same id again changes nothing."""
+        while not await self._ledger.find_command(id):
+            version = len(await self._ledger.read_stream(stream))
+            with suppress(WrongVersion, AlreadyRecorded):
+                new = NewEvent(event, event_id(id, 0), actor, causation_id=str(id))
+                await self._ledger.append(Append(stream, version, [new]))
 
     async def state(self, workflow: str) -> Workflow:
         """The workflow as it stands; not to be changed. Status `unknown` when there is none."""

@@ -158,6 +158,12 @@ class Ledger:
         """Where the ledger stands."""
         return (await self._head_and_origin())[0]
 
+    async def begin_epoch(self) -> Head:
+        """Gives up the JetStream stream of the present epoch, whatever it holds; where the ledger stands then."""
+        epoch = (await self.head()).epoch
+        await self._raise_epoch(epoch, epoch + 1)
+        return await self.head()
+
     async def follow(self, after: int) -> AsyncGenerator[list[Recorded], None]:
         """Every event after a position, each once and in order, in lists of at most 1,000, for ever.
 

@@ -104,7 +104,7 @@ INSERT INTO board_workflows SELECT * FROM json_populate_recordset(
     json_populate_record(NULL::board_workflows, '{"completed": 0, "failed": 0, "branches": 0, "asks": 0}'), %(rows)s)
 ON CONFLICT (workflow) DO UPDATE SET
     status = excluded.status, completed = excluded.completed, failed = excluded.failed, branches = excluded.branches,
-    asks = excluded.asks, ended_at = excluded.ended_at, reason = excluded.reason, last = excluded.last
+    asks = excluded.asks, repository = excluded.repository, ended_at = excluded.ended_at, reason = excluded.reason, last = excluded.last
 
 -- store_tasks: new rows and changed ones.
 INSERT INTO board_tasks SELECT * FROM json_populate_recordset(

@@ -22,6 +22,7 @@ from domain.events import (
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
+    WorkflowRestored,
     WorkflowStarted,
 )
 from domain.outcome import Failure, Receipt, Result
@@ -126,6 +127,8 @@ class Changes:
             case WorkflowCancelled(by=by, reason=reason):
                 board.status, board.ended_at = "cancelled", at
                 board.reason = f"by {by}: {reason}" if reason else f"by {by}"
+            case WorkflowRestored(repository=repository):
+                board.repository = repository
             case ReportRefused():
                 pass
             case _:

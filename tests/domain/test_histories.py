@@ -25,6 +25,7 @@ from domain.commands import (
     ReportFailed,
     ReportStarted,
     ReportVerified,
+    Restore,
     Retry,
     StartWorkflow,
     WorkflowCommand,
@@ -56,7 +57,7 @@ Move = tuple[str, int, int]
 MOVES = st.tuples(
     st.sampled_from(
         ["start", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry", "answer"] * 4
-        + ["cancel"]
+        + ["cancel", "restore"]
     ),
     st.integers(0, 9),  # which of the tasks or asks
     st.integers(0, 9),  # up to 5 as honest agents do; 6 another agent, 7 another run, 8 an old token, 9 a false name
@@ -175,6 +176,8 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
         return start(Task("again"))
     if kind == "cancel":
         return Cancel(now=NOW, by="pat")
+    if kind == "restore":
+        return Restore(now=NOW, skipped=100 + how, repository="/srv/restored.git")
     if kind == "answer":
         asks = [*state.asks.items(), ("ask-99", None)]
         name, ask = asks[which % len(asks)]
