@@ -8,7 +8,7 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -120,8 +120,12 @@ class Repository:
         return out.decode(errors="replace") + ("" if whole else f"\n... cut after {max_bytes} bytes ...\n")
 
     async def keep(self, workflow: str, task: str, run: str, commit: str) -> str:
-        """Make sure that an attempt's commit is never collected; the ref that holds it."""
-        ref = f"refs/cairn/{_ref_safe(workflow)}/{_ref_safe(task)}/{_ref_safe(run)}"
+        """Make sure that an attempt's commit is never collected; the ref that holds it.
+
+        The commit is in its name, so that it never moves: another agent that still works on this run does not take away
+        what keeps the commit of the one who was believed.
+        """
+        ref = f"refs/cairn/{_ref_safe(workflow)}/{_ref_safe(task)}/{_ref_safe(run)}.{commit[:16]}"
         await self._set(ref, commit)
         return ref
 
@@ -140,6 +144,33 @@ class Repository:
             )
         await self._set(ref, commit)
         return branch
+
+    async def set_branches(self, accepted: Mapping[tuple[str, str], str]) -> None:
+        """Make the branches under `ai/generated/` exactly these: workflow and task, and the commit they point at."""
+        wanted = {f"refs/heads/ai/generated/{_ref_safe(w)}/{_ref_safe(t)}": at for (w, t), at in accepted.items()}
+        found = await git(self._here, "for-each-ref", "--format=%(refname)", "refs/heads/ai/generated/")
+        lines = [f"delete {ref}\n" for ref in os.fsdecode(found).splitlines() if ref not in wanted]
+        lines += [f"update {ref} {commit}\n" for ref, commit in wanted.items()]
+        await git(self._here, "update-ref", "--no-deref", "--stdin", stdin=[line.encode() for line in lines])
+
+    async def missing(self, commits: Iterable[str]) -> list[str]:
+        """Those of these ids that are no commit here, or of which anything is missing."""
+        asked = [f"{commit}\n".encode() for commit in commits]
+        found = await git(self._here, "cat-file", "--batch-check=%(objecttype)", "--buffer", stdin=asked)
+        kinds = found.decode().splitlines()
+        return [name.decode().strip() for name, kind in zip(asked, kinds, strict=True) if kind != "commit"]
+
+    async def take_over(self, other: Path) -> None:
+        """Fetch all refs of another repository, as of one moment, with all they need; every object is hashed on the way.
+
+        GitError if the other is damaged, or if something that a ref needs is missing here afterwards.
+        """
+        theirs = "--upload-pack=git -c safe.directory=* upload-pack"
+        fetch = ("fetch", "--quiet", "--no-write-fetch-head", theirs, str(other), "+refs/*:refs/*")
+        await git(self._here, "-c", "fetch.unpackLimit=1", *fetch)
+        await git(self._here, "pack-refs", "--all")
+        # Not the contents: what an agent wrote into a .gitmodules must not keep anybody from making a backup.
+        await git(self._here, "fsck", "--connectivity-only", "--no-dangling", "--no-progress")
 
     async def _set(self, ref: str, commit: str) -> None:
         update = (self._here, "update-ref", "--no-deref", ref, commit)

@@ -22,6 +22,8 @@ COMMANDS = {
     "ledger": "the two logs: compare them, make the one on NATS anew",
     "archive": "move closed parts of the ledger into compressed files; they stay readable",
     "tenant": "ledgers side by side on the same servers: make one, list them",
+    "backup": "all that cannot be made again, into a folder, while everything runs",
+    "restore": "a backup, into a fresh data directory",
     "doctor": "what could keep Cairn from running here, and what to do about it",
     "config": "the settings, and where each comes from",
     "bench": "how fast it is here",

@@ -27,6 +27,7 @@ def short(kind: str) -> str:
 def _news(data: dict[str, Any]) -> str:
     failure, result = data.get("failure") or {}, data.get("result") or {}
     told = {
+        "previous_epoch": f"goes on after position {data.get('position')} in epoch {data.get('epoch')}",
         "role": f"to {data.get('role')}",
         "agent": f"by {data.get('agent')}",
         "passed": "tests passed" if data.get("passed") else "tests failed",

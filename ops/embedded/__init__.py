@@ -22,9 +22,11 @@ from ops.embedded.nats import Nats
 from ops.embedded.postgres import Postgres
 from ops.settings import Settings
 
-__all__ = ["AlreadyRunning", "Embedded", "ServerFailed", "embedded"]
+__all__ = ["LAYOUT", "MARKER", "AlreadyRunning", "Embedded", "ServerFailed", "embedded"]
 
 LAYOUT = 1
+MARKER = "restoring.json"
+"""In a data directory whose restore has not come to its end."""
 QUICK_SECONDS = 30.0
 QUICK_DEATHS = 5
 BACKOFF_SECONDS = 0.2
@@ -136,6 +138,11 @@ class Embedded:
 @contextlib.asynccontextmanager
 async def embedded(settings: Settings, tell: Tell = _to_stderr) -> AsyncIterator[Embedded]:
     """The servers `settings` asks for, running; stopped at the end, also when the start fails or is cancelled."""
+    if (settings.data_dir / MARKER).exists():
+        raise ServerFailed(
+            f"a backup is being restored to {settings.data_dir}, and is not finished"
+            f"\n  fix: cairn restore --finish --data-dir {settings.data_dir}"
+        )
     servers = Embedded(settings.data_dir, database_url=settings.database_url, nats_url=settings.nats_url, tell=tell)
     try:
         await servers.start()

@@ -85,6 +85,14 @@ class Postgres:
         self.child.spawn([binaries / "postgres", "-D", self.cluster, *options], account)
         await self._answers()
 
+    def adopt(self, unpacked: Path) -> None:
+        """Makes what was unpacked beside it the cluster: only a whole one gets the name."""
+        if account := self._account():
+            for path in (unpacked, *unpacked.rglob("*")):
+                os.chown(path, account.uid, account.gid, follow_symlinks=False)
+        unpacked.chmod(0o700)
+        unpacked.rename(self.cluster)
+
     async def stop(self) -> None:
         """A fast shutdown: open transactions are rolled back, a checkpoint is written."""
         await self.child.end(FAST)

@@ -94,7 +94,7 @@ async def test_nothing_of_the_users_is_touched_by_an_attempt(users: Path, tmp_pa
         (workspace.path / "new").write_text("new\n")
         made = await workspace.commit("Add new", author=AUTHOR, trailers=TRAILERS)
     assert made
-    assert await repository.keep("momentum", "new", "run/1", made) == "refs/cairn/momentum/new/run%2f1"
+    assert await repository.keep("momentum", "new", "run/1", made) == f"refs/cairn/momentum/new/run%2f1.{made[:16]}"
     assert await repository.set_branch("momentum", "new", made) == "ai/generated/momentum/new"
     assert await repository.prune() == ()
     assert fingerprint(users) == before
@@ -145,12 +145,40 @@ async def test_a_commit_kept_outlives_a_collection_and_an_unkept_one_does_not(ou
         await ours.commit_of(lost)
 
 
+async def test_two_commits_of_one_run_are_both_kept(ours: Repository, tmp_path: Path) -> None:
+    base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
+    believed, late = [await commit(ours, base, tmp_path / "w", file=text) for text in ("believed", "late")]
+    for made in (believed, late):
+        await ours.keep("w", "t", "1", made)
+    sh(ours.path, "gc", "--quiet", "--prune=now")
+    assert await ours.missing([believed, late, "0" * 40, f"{base}^{{tree}}"]) == ["0" * 40, f"{base}^{{tree}}"]
+
+
+async def test_a_repository_takes_all_over_from_another_and_says_what_is_damaged(
+    ours: Repository, tmp_path: Path
+) -> None:
+    base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
+    made = await commit(ours, base, tmp_path / "w", file="text", **{".gitmodules": "[submodule\n"})
+    await ours.keep("w", "t", "1", made)
+    copy = await Repository.create(tmp_path / "copy.git")
+    await copy.take_over(ours.path)
+    assert sh(copy.path, "for-each-ref") == sh(ours.path, "for-each-ref") != ""
+    await copy.set_branches({("w", "t"): made, ("w", "gone"): base})
+    await copy.set_branches({("w", "t"): base, ("w", "new one"): made})
+    branches = sh(copy.path, "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads/")
+    assert branches == f"{made} ai/generated/w/new%20one\n{base} ai/generated/w/t\n"
+    blob = sh(ours.path, "rev-parse", f"{made}:file").strip()
+    (ours.path / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(GitError, match=blob):
+        await (await Repository.create(tmp_path / "another.git")).take_over(ours.path)
+
+
 async def test_runs_whose_names_look_alike_as_refs_are_kept_apart(ours: Repository) -> None:
     base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
     names = ("a/b", "a%2fb", "a..b", ".a", "a.", "a.lock", "a b", "ä", "indicators.fix1", "@{", "~^:?*[\\")
     refs = {await ours.keep("w", "t", name, base) for name in names}
     assert len(refs) == len(names)
-    assert "refs/cairn/w/t/indicators.fix1" in refs
+    assert f"refs/cairn/w/t/indicators.fix1.{base[:16]}" in refs
 
 
 async def test_create_is_idempotent_even_when_many_do_it_at_once(tmp_path: Path) -> None:
@@ -410,10 +438,10 @@ async def test_a_merge_is_dated_by_what_it_merges_not_by_the_clock(
         assert sh(ours.path, "log", "-1", "--format=%ct %at", workspace.base) == "1600000001 1600000001\n"
 
 
-@pytest.mark.parametrize("lock", ["refs/cairn/w/t/1.lock", "config.lock"])
+@pytest.mark.parametrize("lock", ["refs/cairn/w/t/1.{base:.16}.lock", "config.lock"])
 async def test_a_lock_that_another_process_holds_is_waited_for(ours: Repository, lock: str) -> None:
     base = await ours.import_folder(None, message="Start", ref="refs/cairn/w/+base")
-    held = ours.path / lock
+    held = ours.path / lock.format(base=base)
     held.parent.mkdir(parents=True, exist_ok=True)
     held.touch()
     asyncio.get_running_loop().call_later(0.5, held.unlink)

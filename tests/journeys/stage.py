@@ -34,7 +34,6 @@ from domain.events import (
     TaskStarted,
     TaskVerified,
     WorkflowCompleted,
-    WorkflowStarted,
 )
 from domain.state import CLOSED, replay
 from ledger.postgres import Connection, connect
@@ -391,7 +390,8 @@ async def _same_on_board(connection: Connection, events: Sequence[Recorded]) -> 
             await asyncio.sleep(LOOK_SECONDS)
     fold = Changes({}, {})
     for event in events:
-        fold.fold(event.stream.removeprefix("workflow-"), event)
+        if event.stream.startswith("workflow-"):
+            fold.fold(event.stream.removeprefix("workflow-"), event)
     for name, history in _streams(events).items():
         detail = await board_of(connection, name)
         assert detail is not None, f"the board does not have {name}"
@@ -414,7 +414,8 @@ def _as_stored(rows: list[T]) -> list[T]:
 def _streams(events: Sequence[Recorded]) -> Mapping[str, list[Recorded]]:
     streams: defaultdict[str, list[Recorded]] = defaultdict(list)
     for event in events:
-        streams[event.stream.removeprefix("workflow-")].append(event)
+        if event.stream.startswith("workflow-"):
+            streams[event.stream.removeprefix("workflow-")].append(event)
     return streams
 
 
@@ -449,11 +450,12 @@ def _carried_out_once(name: str, history: Sequence[Recorded]) -> None:
 
 async def _branches_set(name: str, history: Sequence[Recorded]) -> None:
     """The branch of every completed task is at the commit that was accepted."""
-    first = history[0].event
-    assert isinstance(first, WorkflowStarted)
-    if first.repository is None:
+    state = replay([recorded.event for recorded in history])  # type: ignore[misc]
+    if (
+        state.repository is None or not Path(state.repository).exists()
+    ):  # the latter: it ended before a restore elsewhere
         return
-    repository = await Repository.open(Path(first.repository))
+    repository = await Repository.open(Path(state.repository))
     done = [recorded.event for recorded in history if isinstance(recorded.event, TaskCompleted)]
     for event in done:
         if event.result.commit:
