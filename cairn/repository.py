@@ -20,6 +20,7 @@ from cairn.workspace import Workspace, checkout, prune
 _IMPORT_SECONDS = 1577836800
 _NOT_IMPORTED = (b".git", b"__pycache__")
 _CHUNK_BYTES = 1 << 20
+_BRANCHES = "refs/heads/ai/generated"
 _NOT_REF_SAFE = re.compile(r"[^A-Za-z0-9_.-]|^\.|\.(?=\.|$|lock$)")
 
 
@@ -145,12 +146,17 @@ class Repository:
         await self._set(ref, commit)
         return branch
 
-    async def set_branches(self, accepted: Mapping[tuple[str, str], str]) -> None:
-        """Make the branches under `ai/generated/` exactly these: workflow and task, and the commit they point at."""
-        wanted = {f"refs/heads/ai/generated/{_ref_safe(w)}/{_ref_safe(t)}": at for (w, t), at in accepted.items()}
-        found = await git(self._here, "for-each-ref", "--format=%(refname)", "refs/heads/ai/generated/")
-        lines = [f"delete {ref}\n" for ref in os.fsdecode(found).splitlines() if ref not in wanted]
-        lines += [f"update {ref} {commit}\n" for ref, commit in wanted.items()]
+    async def set_branches(self, accepted: Mapping[tuple[str, str], str], *, spared: Iterable[str] = ()) -> None:
+        """Make the branches under `ai/generated/` exactly these: workflow and task, and the commit they point at.
+
+        Those of the workflows that are spared stay as they are.
+        """
+        wanted = {f"{_ref_safe(w)}/{_ref_safe(task)}": commit for (w, task), commit in accepted.items()}
+        stay = {_ref_safe(workflow) for workflow in spared}
+        listed = await git(self._here, "for-each-ref", "--format=%(refname:lstrip=4)", f"{_BRANCHES}/")
+        gone = [it for it in os.fsdecode(listed).splitlines() if it not in wanted and it.partition("/")[0] not in stay]
+        lines = [f"delete {_BRANCHES}/{name}\n" for name in gone]
+        lines += [f"update {_BRANCHES}/{name} {commit}\n" for name, commit in wanted.items()]
         await git(self._here, "update-ref", "--no-deref", "--stdin", stdin=[line.encode() for line in lines])
 
     async def missing(self, commits: Iterable[str]) -> list[str]:

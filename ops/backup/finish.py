@@ -22,7 +22,7 @@ from handlers.execute import Executor, Order
 from ledger.ledger import Ledger
 from ops.backup import wal
 from ops.backup.manifest import BackupBroken, Tenant
-from ops.backup.named import Named, set_branches
+from ops.backup.named import Named, settle
 from ops.backup.take import heads
 from ops.embedded import MARKER, Embedded
 from ops.embedded.child import ServerFailed, Tell
@@ -45,15 +45,13 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class Brought(msgspec.Struct, frozen=True):
-    """A ledger that is back: all up to `position` is verified, `workflows` go on, `missing` commits are named by events
-    and in no repository."""
+    """A ledger that is back: all up to `position` is verified, and `workflows` go on."""
 
     tenant: str
     position: int
     digest: str
     epoch: int
     workflows: int
-    missing: list[str]
 
 
 async def finish(settings: Settings, tell: Tell) -> list[Brought]:
@@ -84,7 +82,8 @@ async def finish(settings: Settings, tell: Tell) -> list[Brought]:
             raise BackupBroken(f"the ledgers of {', '.join(sorted(lost))} are not in what was restored")
         named = {name: Named(data_dir, begun.data_dir) for name in names}
         brought = [await _bring_back(url, name, begun, named[name], tell) for name in names]
-        await set_branches(data_dir, named.values())
+        for commit in await settle(data_dir, list(named.values())):
+            tell(f"commit {commit} is named by an event and is missing: git fetch it into the repository in {data_dir}")
     finally:
         await servers.stop()
     marker.unlink(missing_ok=True)
@@ -101,9 +100,6 @@ async def _bring_back(url: str, tenant: str, begun: Begun, named: Named, tell: T
             for recorded in events:
                 named.fold(recorded)
             position = events[-1].position
-        missing = await named.missing()
-        for commit in missing:
-            tell(f"commit {commit} is named by an event of {tenant} and is in no repository here")
         before = await ledger.head()
         head = await ledger.begin_epoch()
         executor = Executor(ledger)
@@ -115,7 +111,7 @@ async def _bring_back(url: str, tenant: str, begun: Begun, named: Named, tell: T
             skipped = secrets.choice(SKIPPED_TOKENS)
             command = Restore(now=time.time(), skipped=skipped, repository=repository)
             await executor.execute(workflow, Order(uuid5(begun.id, f"{tenant}/{workflow}"), command, ACTOR))
-        return Brought(tenant, verified.position, verified.digest.hex(), head.epoch, len(named.running), missing)
+        return Brought(tenant, verified.position, verified.digest.hex(), head.epoch, len(named.running))
 
 
 async def _demand_reached(ledger: Ledger, expected: Tenant | None) -> None:

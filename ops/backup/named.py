@@ -1,7 +1,7 @@
 """What the events of a tenant say about Git: where each workflow's repository is, which commits it is about."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from cairn.repository import Repository
@@ -27,41 +27,43 @@ class Named:
         self.running: dict[str, str | None] = {}
         self._data_dir, self._before = data_dir, before
         self._place: dict[str, str | None] = {}
-        self.commits: defaultdict[str, set[str]] = defaultdict(set)
-        self.accepted: defaultdict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-        """By repository: the commits named, and of completed tasks (workflow, task) the one that was accepted."""
+        self._commits: defaultdict[str, set[str]] = defaultdict(set)
+        self._accepted: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def fold(self, recorded: Recorded) -> None:
         workflow = recorded.stream.removeprefix("workflow-")
         match recorded.event:
             case WorkflowStarted(repository=repository, base=base):
                 self.running[workflow] = self._place[workflow] = self._now(repository)
-                self._commit(workflow, base)
+                if base:
+                    self._commits[workflow].add(base)
             case WorkflowRestored(repository=repository):
                 self.running[workflow] = self._place[workflow] = self._now(repository)
-            case TaskReported(result=result):
-                self._commit(workflow, result.commit)
-            case TaskCompleted(task=task, result=result):
-                self._commit(workflow, result.commit)
-                place = self._place[workflow]
-                if result.commit and place:
-                    self.accepted[place][workflow, task] = result.commit
+            case TaskReported(result=result) if result.commit:
+                self._commits[workflow].add(result.commit)
+            case TaskCompleted(task=task, result=result) if result.commit:
+                self._commits[workflow].add(result.commit)
+                self._accepted[workflow][task] = result.commit
             case WorkflowCompleted() | WorkflowFailed() | WorkflowCancelled():
                 self.running.pop(workflow, None)
 
-    async def missing(self) -> list[str]:
-        """Commits that are in no repository of the data directory and should be in one."""
-        found: list[str] = []
-        for place, commits in self.commits.items():
-            if Path(place).parent == self._data_dir:
-                repository = await Repository.create(Path(place))
-                found += await repository.missing(sorted(commits))
-        return found
+    def here(self, repository: Path) -> list[str]:
+        """The workflows whose repository it is. One that had ended before the data directory came here names the place
+        where that was then."""
+        return [workflow for workflow, place in self._place.items() if place == str(repository)]
 
-    def _commit(self, workflow: str, commit: str | None) -> None:
-        place = self._place[workflow]
-        if place and commit:
-            self.commits[place].add(commit)
+    def commits(self, repository: Path) -> set[str]:
+        """All that events name in it: where work began, what was reported, what was accepted."""
+        return {commit for workflow in self.here(repository) for commit in self._commits[workflow]}
+
+    def accepted(self, repository: Path) -> dict[tuple[str, str], str]:
+        """Of completed tasks (workflow, task) the commit."""
+        here = self.here(repository)
+        return {(workflow, task): at for workflow in here for task, at in self._accepted[workflow].items()}
+
+    @property
+    def workflows(self) -> set[str]:
+        return set(self._place)
 
     def _now(self, repository: str | None) -> str | None:
         if repository is None:
@@ -72,14 +74,15 @@ class Named:
         return str(here) if moved or (here.is_dir() and not path.exists()) else repository
 
 
-async def set_branches(data_dir: Path, named: Iterable[Named]) -> None:
-    """Our branches in the repositories of the data directory become what was accepted; those of users stay."""
-    accepted: defaultdict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-    for one in named:
-        for place, commits in one.accepted.items():
-            accepted[place] |= commits
-    for path in data_dir.glob("*.git"):
+async def settle(data_dir: Path, named: Sequence[Named]) -> list[str]:
+    """Our branches in the repositories of the data directory become what was accepted there; answers with the commits
+    that events name and that are missing."""
+    missing: list[str] = []
+    for path in sorted(data_dir.glob("*.git")):
         repository = await Repository.open(path)
-        wanted = accepted[str(path)]
-        gone = set(await repository.missing(sorted(set(wanted.values()))))
-        await repository.set_branches({task: commit for task, commit in wanted.items() if commit not in gone})
+        gone = await repository.missing(sorted(set().union(*(one.commits(path) for one in named))))
+        accepted = {task: at for one in named for task, at in one.accepted(path).items() if at not in gone}
+        elsewhere = [workflow for one in named for workflow in one.workflows.difference(one.here(path))]
+        await repository.set_branches(accepted, spared=elsewhere)
+        missing += gone
+    return missing

@@ -2,14 +2,20 @@
 
 import asyncio
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
+
 from ops.backup import programs
 from ops.backup.take import take_repositories
-from ops.embedded.child import ENVIRONMENT, Tell
+from ops.embedded.child import ENVIRONMENT, ServerFailed, Tell
 
 FETCH_SECONDS = 5.0
+QUICK_SECONDS, QUICK_DEATHS = 15.0, 3
+SLOT = "cairn_wal"
+"""Keeps WAL in Postgres until it is archived, over restarts of the archive, up to `max_slot_wal_keep_size`."""
 SEGMENTS = "wal"
 REPOSITORIES = "repositories"
 RECOVERY = {
@@ -28,18 +34,44 @@ async def archive(data_dir: Path, database_url: str, folder: Path, tell: Tell) -
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     folder = folder.absolute()
     (folder / SEGMENTS).mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = ("--directory", folder / SEGMENTS, "--synchronous")
     log = folder / "log"
-    async with programs.running("pg_receivewal", database_url, *place, log=log, environment=ENVIRONMENT) as child:
-        tell(f"archiving into {folder} until Ctrl-C; `cairn backup` now is what a restore begins with")
-        while not stop.is_set() and child.pid is not None:
+    slot = (f"--slot={SLOT}", "--create-slot", "--if-not-exists")
+    await programs.run("pg_receivewal", database_url, *slot, log=log, environment=ENVIRONMENT)
+    tell(
+        f"archiving into {folder} until Ctrl-C; a backup that is taken from now on can be restored to any later moment"
+    )
+    deaths = 0
+    while not stop.is_set():
+        began = time.monotonic()
+        failure = await _receive(data_dir, database_url, folder, stop)
+        # A restart of Postgres ends it once. What ends it at once, again and again, is a hole in the archive.
+        deaths = deaths + 1 if time.monotonic() - began < QUICK_SECONDS and await _answers(database_url) else 0
+        if deaths == QUICK_DEATHS and not stop.is_set():
+            raise failure
+    await take_repositories(data_dir, folder / REPOSITORIES, lambda _: None)
+
+
+async def _receive(data_dir: Path, url: str, folder: Path, stop: asyncio.Event) -> ServerFailed:
+    """Returns when it has ended, or `stop` is set."""
+    how = (f"--slot={SLOT}", "--synchronous", "--status-interval=1", "--no-loop")
+    where = ("--directory", folder / SEGMENTS)
+    async with programs.running(
+        "pg_receivewal", url, *how, *where, log=folder / "log", environment=ENVIRONMENT
+    ) as child:
+        while child.pid is not None and not stop.is_set():
             await take_repositories(data_dir, folder / REPOSITORIES, lambda _: None)
             with suppress(TimeoutError):
                 async with asyncio.timeout(FETCH_SECONDS):
                     await stop.wait()
-        if not stop.is_set():
-            raise child.failure(f"ended (exit code {await child.exited()})")
-    await take_repositories(data_dir, folder / REPOSITORIES, lambda _: None)
+    return child.failure("ended: what follows is not in this archive; remove it, and begin another and a new backup")
+
+
+async def _answers(url: str) -> bool:
+    try:
+        await (await psycopg.AsyncConnection.connect(url, connect_timeout=5)).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def place(segments: Path, cluster: Path, until: str | None) -> None:

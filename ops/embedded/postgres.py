@@ -46,6 +46,7 @@ SETTINGS = {
     "wal_compression": "on",
     "wal_level": "replica",
     "max_wal_senders": "4",
+    "max_slot_wal_keep_size": "1GB",  # what is kept for an archive of WAL that is away must not fill the disk
     "autovacuum": "on",
     "jit": "off",
     "timezone": "UTC",

@@ -164,6 +164,8 @@ async def test_a_repository_takes_all_over_from_another_and_says_what_is_damaged
     await copy.take_over(ours.path)
     assert sh(copy.path, "for-each-ref") == sh(ours.path, "for-each-ref") != ""
     await copy.set_branches({("w", "t"): made, ("w", "gone"): base})
+    await copy.set_branches({("other", "t"): made}, spared=["w"])
+    assert "ai/generated/w/gone" in sh(copy.path, "for-each-ref")
     await copy.set_branches({("w", "t"): base, ("w", "new one"): made})
     branches = sh(copy.path, "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads/")
     assert branches == f"{made} ai/generated/w/new%20one\n{base} ai/generated/w/t\n"
