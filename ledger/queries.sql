@@ -12,9 +12,10 @@ SELECT set_config('search_path', %(path)s, false), set_config('timezone', 'UTC',
 -- head: where the ledger stands.
 SELECT epoch, position, digest, origin FROM ledger_head
 
--- ledgers: the schemas of this database that hold one, as far as the connecting user may look.
-SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-WHERE relname = 'ledger_head' AND relkind = 'r' AND nspname LIKE 'cairn\_%%' ORDER BY nspname
+-- ledgers: the tenants whose ledger is in this database, as far as the connecting user may look.
+SELECT substr(nspname, length('cairn_') + 1)
+FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE relname = 'ledger_head' AND relkind = 'r' AND starts_with(nspname, 'cairn_') ORDER BY nspname
 
 -- lock_head: the same, and nobody else appends until this transaction ends.
 SELECT epoch, position, digest, origin FROM ledger_head FOR UPDATE

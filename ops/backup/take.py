@@ -76,15 +76,12 @@ def copy_tree(source: Path, target: Path) -> None:
 
 async def heads(connection: Connection, only: str | None) -> list[Tenant]:
     """Where the ledgers of a database stand: all that are there, or the one of a tenant."""
-    found = await (await connection.execute(SQL["ledgers"])).fetchall()
     tenants = []
-    for (schema,) in found:
-        if only is None or schema == schema_of(only):
-            await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
+    for (name,) in await (await connection.execute(SQL["ledgers"])).fetchall():
+        if only in (None, name):
+            await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema_of(name))))
             head, _ = await head_of(connection)
-            tenants.append(
-                Tenant(schema.removeprefix(schema_of("x")[:-1]), head.position, head.epoch, head.digest.hex())
-            )
+            tenants.append(Tenant(name, head.position, head.epoch, head.digest.hex()))
     return tenants
 
 
