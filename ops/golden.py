@@ -18,7 +18,8 @@ from uuid import UUID
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct, inspect
 
-from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Retry, StartWorkflow
+from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Restore, Retry, StartWorkflow
+from domain.events import Event, LedgerRestored
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Plan, Task, Test
 from domain.state import Workflow, evolve
@@ -61,7 +62,7 @@ def sample(struct: type[S], *, full: bool) -> S:
 
 
 def history() -> list[Line]:
-    """A workflow that completes after detours, one that fails, one that is cancelled: every event there is."""
+    """A workflow that completes after detours, ones that fail, are cancelled, restored: every event there is."""
     told = _Story()
     tests = AcceptanceCriteria((Test("make test", 20.0),))
     told.start(
@@ -85,6 +86,9 @@ def history() -> list[Line]:
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
     told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
     told.do(Cancel(now=told.now, by="pat", reason="no longer wanted"), "pat")
+    told.start("restored", Task("a"), Task("b", dependencies=("a",)))
+    told.note("ledger-main", LedgerRestored(position=len(told.lines), previous_epoch=1, epoch=2, taken_at=told.now))
+    told.do(Restore(now=told.now, skipped=70_000, repository="/srv/restored.git"), "cairn restore")
     return told.lines
 
 
@@ -107,6 +111,8 @@ def documents() -> dict[str, bytes]:
     lines = history()
     states: dict[str, Workflow] = {}
     for line in lines:
+        if not line.stream.startswith("workflow-"):
+            continue
         state = states.setdefault(line.stream, Workflow())
         evolve(state, msgspec.json.decode(line.state, type=EVENTS[line.type]))  # type: ignore[arg-type]
     told = msgspec.json.encode({stream: outline(state) for stream, state in states.items()})
@@ -192,25 +198,33 @@ class _Story:
         self.do(Answer(now=self.now, ask=ask, shown=shown, approved=True, by="pat", because=because), "pat", TRACE)
 
     def do(self, command: Any, actor: str, trace: str | None = None) -> None:
+        events = decide(self._state, command)
+        self._version = self._record(f"workflow-{self._name}", self._version, events, actor, self._name, trace)
+        for event in events:
+            evolve(self._state, event)
+
+    def note(self, stream: str, event: Event) -> None:
+        self._record(stream, 0, [event], "cairn restore", None, None)
+
+    def _record(
+        self, stream: str, version: int, events: Sequence[Event], actor: str, name: str | None, trace: str | None
+    ) -> int:
         self._commands += 1
         cause = UUID(int=self._commands)
-        events = decide(self._state, command)
-        stream = f"workflow-{self._name}"
         new = [
-            NewEvent(event, event_id(cause, index), actor, self._name, str(cause), trace)
+            NewEvent(event, event_id(cause, index), actor, name, str(cause), trace)
             for index, event in enumerate(events)
         ]
         at = BEGUN + STEP * self._commands
-        for row in rows(Append(stream, self._version, new)):
-            self._version += 1
+        for row in rows(Append(stream, version, new)):
+            version += 1
             envelope = (
-                len(self.lines) + 1, stream, self._version, row.tag, row.id, at,
+                len(self.lines) + 1, stream, version, row.tag, row.id, at,
                 row.correlation_id, row.causation_id, row.actor, row.traceparent,
             )  # fmt: skip
             self._digest = chain(self._digest, envelope, row.state)
             self.lines.append(Line(*envelope, self._digest.hex(), Raw(row.state)))
-        for event in events:
-            evolve(self._state, event)
+        return version
 
 
 def _value(kind: inspect.Type, name: str, full: bool, default: Any = NODEFAULT) -> Any:

@@ -115,7 +115,8 @@ def test_a_golden_history_folds_to_its_golden_states(name: str) -> None:
     for event in recorded(GOLDEN / name):
         streams[event.stream].append(event.event)
     told = json.loads((GOLDEN / name).with_name("states.json").read_bytes())
-    assert {stream: golden.outline(replay(events)) for stream, events in streams.items()} == told
+    workflows = {stream: events for stream, events in streams.items() if stream.startswith("workflow-")}
+    assert {stream: golden.outline(replay(events)) for stream, events in workflows.items()} == told
 
 
 def test_a_golden_history_holds_every_kind_of_event_of_today() -> None:
