@@ -16,6 +16,8 @@ from domain.events import (
 )
 from ledger.recorded import Recorded
 
+STREAM = "workflow-"
+
 
 class Named:
     """Folds events; `running` holds the workflows that have not ended, each with the path of its repository now.
@@ -31,7 +33,9 @@ class Named:
         self._accepted: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def fold(self, recorded: Recorded) -> None:
-        workflow = recorded.stream.removeprefix("workflow-")
+        if not recorded.stream.startswith(STREAM):
+            return
+        workflow = recorded.stream.removeprefix(STREAM)
         match recorded.event:
             case WorkflowStarted(repository=repository, base=base):
                 self.running[workflow] = self._place[workflow] = self._now(repository)

@@ -19,6 +19,7 @@ from uuid import uuid4
 import msgspec
 import psycopg
 import pytest
+from journeys.stage import data_folder
 
 from cairn.repository import Repository
 from domain.commands import ReportCompleted, ReportStarted, StartWorkflow, WorkflowCommand
@@ -101,7 +102,7 @@ class Site:
 @pytest.fixture(scope="module")
 def backup() -> Iterator[tuple[Site, Path, list[str]]]:
     """A backup of an embedded system with two workflows, one of which goes on; where it lies, and the commits."""
-    with opened() as folder:
+    with data_folder() as folder:
         site = Site(folder / "data")
 
         async def make() -> list[str]:
@@ -117,20 +118,6 @@ def backup() -> Iterator[tuple[Site, Path, list[str]]]:
 
         commits = asyncio.run(make())
         yield site, folder / "backup", commits
-
-
-class opened:
-    """A folder that root's Postgres user can enter."""
-
-    def __enter__(self) -> Path:
-        import tempfile
-
-        self.folder = Path(tempfile.mkdtemp(prefix="cairn-backup-"))
-        self.folder.chmod(0o711)
-        return self.folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder)
 
 
 async def test_what_comes_back_is_what_was_recorded_and_says_so(
