@@ -10,6 +10,7 @@ Everything here can be done again, and is, if it was interrupted: until the mark
 
 import secrets
 import time
+from pathlib import Path
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
@@ -81,7 +82,7 @@ async def finish(settings: Settings, tell: Tell) -> list[Brought]:
         if lost := {tenant.name for tenant in begun.tenants} - set(names):
             raise BackupBroken(f"the ledgers of {', '.join(sorted(lost))} are not in what was restored")
         named = {name: Named(data_dir, begun.data_dir) for name in names}
-        brought = [await _bring_back(url, name, begun, named[name], tell) for name in names]
+        brought = [await _bring_back(url, settings.archive, name, begun, named[name], tell) for name in names]
         for commit in await settle(data_dir, list(named.values())):
             tell(f"commit {commit} is named by an event and is missing: git fetch it into the repository in {data_dir}")
     finally:
@@ -90,8 +91,8 @@ async def finish(settings: Settings, tell: Tell) -> list[Brought]:
     return brought
 
 
-async def _bring_back(url: str, tenant: str, begun: Begun, named: Named, tell: Tell) -> Brought:
-    async with Ledger.open(url, tenant=tenant) as ledger:
+async def _bring_back(url: str, archive: Path, tenant: str, begun: Begun, named: Named, tell: Tell) -> Brought:
+    async with Ledger.open(url, tenant=tenant, archive=archive) as ledger:
         tell(f"verifying the ledger of {tenant}")
         verified = await ledger.verify()
         await _demand_reached(ledger, next((one for one in begun.tenants if one.name == tenant), None))

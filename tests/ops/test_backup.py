@@ -4,6 +4,7 @@ It is long because all of it is about one site: what it holds, what is taken of 
 """
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -291,10 +292,15 @@ async def test_yours_is_dumped_and_goes_into_a_database_without_it_once(
         for name in ("old", "new"):
             await connection.execute(f"CREATE DATABASE {tenant}_{name}")  # type: ignore[arg-type]
     old, new = (postgres_url.replace("/postgres?", f"/{tenant}_{name}?") for name in ("old", "new"))
-    site, there = Site(data_dir / "data", old, tenant), Site(data_dir / "there", new, tenant)
+    partitions = f"{old}&options=-c%20cairn.partition_events%3D7"
+    site, there = Site(data_dir / "data", partitions, tenant), Site(data_dir / "there", new, tenant)
     site.data_dir.mkdir()
     async with site.up(), Ledger.open(old, tenant="another"):
-        commits = await site.work("going", 2, 1)
+        commits = await site.work("going", 9, 7)
+        where = {"DATABASE_URL": old, "NATS_URL": "nats://unused", "CAIRN_TENANT": tenant}
+        environment = {**os.environ, **where, "CAIRN_DATA_DIR": str(site.data_dir)}
+        subprocess.run([*CAIRN, "archive", "--before", "16"], env=environment, check=True, capture_output=True)
+        assert len([*site.settings.archive.iterdir()]) == 2
         manifest = await take(site.settings, old, data_dir / "backup", quiet)
     assert (manifest.postgres, [one.name for one in manifest.tenants]) == ("dump", [tenant])
     with pytest.raises(ServerFailed, match="DATABASE_URL to the database to restore it to"):
@@ -302,6 +308,9 @@ async def test_yours_is_dumped_and_goes_into_a_database_without_it_once(
     [back] = await restore(there.settings, data_dir / "backup", quiet)
     assert (back.position, back.digest) == (manifest.tenants[0].position, manifest.tenants[0].digest)
     assert await (await Repository.open(there.repository)).missing(commits) == []
+    async with Ledger.open(new, tenant=tenant, archive=there.settings.archive) as ledger:
+        events = await ledger.read(0)
+        assert events[0].position == 1 and (await ledger.verify()).events == events[-1].position
     async with there.up() as ledger, await psycopg.AsyncConnection.connect(new) as connection:
         assert (await ledger.head()).epoch == 2
         with pytest.raises(psycopg.errors.RestrictViolation):
