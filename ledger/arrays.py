@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import BaseConnection
+from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
@@ -76,15 +77,19 @@ def integers(values: Sequence[int]) -> Column:
 
 
 def register(connection: BaseConnection[Any]) -> None:
-    """Lets a connection send these columns as parameters."""
+    """Lets a connection send these values as parameters."""
     for column in (Column, _Bytea, _Int, _Text, _Uuid, _Bigint, _Instant):
-        # oid: the driver takes the type from the class, one per array type.
-        dumper = type(f"{column.__name__}Dumper", (_ColumnDumper,), {"oid": column.oid})
-        connection.adapters.register_dumper(column, dumper)
+        connection.adapters.register_dumper(column, _ColumnDumper)
 
 
 class _ColumnDumper(Dumper):
+    """Its type is the value's; the driver must not take it for the dumper of all values of that type."""
+
     format = Format.BINARY
+
+    def __init__(self, cls: type[Column], context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        self.oid = cls.oid
 
     def dump(self, obj: Column) -> bytes:
         return obj
