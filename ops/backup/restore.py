@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 
 from cairn.repository import Repository
-from ledger.postgres import schema_of
+from ledger.names import schema_of
 from ops.backup import programs, wal
 from ops.backup.finish import MARKER, Begun, Brought, finish
 from ops.backup.manifest import BackupBroken, Manifest, check, read

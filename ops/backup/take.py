@@ -12,7 +12,8 @@ import psycopg
 from psycopg import sql
 
 from cairn.repository import Repository
-from ledger.postgres import Connection, schema_of
+from ledger.names import schema_of, views_of
+from ledger.postgres import Connection
 from ledger.rows import head_of
 from ledger.sql import SQL
 from ops.backup import programs
@@ -25,7 +26,7 @@ LOG = "log"
 COPIED = ("archive", "agents/outbox")
 """Folders of the data directory that are taken as they are: what is in them is written once, or at its end only."""
 SCHEMA_BYTES = """
-SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class WHERE relnamespace = to_regnamespace(%s)
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class WHERE relnamespace::regnamespace::text = ANY(%s)
 """
 
 
@@ -105,7 +106,8 @@ async def _dump(settings: Settings, url: str, folder: Path) -> list[Tenant]:
         if not tenants:
             raise ServerFailed(f"there is no ledger of the tenant {settings.tenant} at DATABASE_URL\n  fix: cairn up")
         options = ("--format=custom", "--no-owner", "--no-privileges", "--no-unlogged-table-data")
-        what = (f"--snapshot={row[0]}", f"--schema={schema_of(settings.tenant)}")
+        schemas = [f"--schema={name}" for name in (schema_of(settings.tenant), views_of(settings.tenant))]
+        what = (f"--snapshot={row[0]}", *schemas)
         place = ("--file", folder / "postgres" / f"{settings.tenant}.dump")
         environment = child_environment(settings)
         await programs.run("pg_dump", url, *what, *place, *options, log=folder / LOG, environment=environment)
@@ -114,11 +116,12 @@ async def _dump(settings: Settings, url: str, folder: Path) -> list[Tenant]:
 
 async def _size(settings: Settings, data_dir: Path) -> int:
     """Bytes of all that is taken, before it is compressed."""
+    schemas = [schema_of(settings.tenant), views_of(settings.tenant)]
     folders = [*data_dir.glob("*.git"), *(data_dir / name for name in COPIED)]
     size = 0
     if settings.database_url:
         async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
-            row = await (await connection.execute(SCHEMA_BYTES, (schema_of(settings.tenant),))).fetchone()
+            row = await (await connection.execute(SCHEMA_BYTES, (schemas,))).fetchone()
             size = row[0] if row else 0
     else:
         folders.append(data_dir / "postgres")

@@ -29,6 +29,8 @@ from domain.outcome import Result
 from domain.plan import Plan, Task
 from handlers.execute import Executor, Order
 from ledger.ledger import Ledger
+from ledger.postgres import pool
+from ledger.roles import lacking
 from ops.backup.finish import MARKER, Brought, finish
 from ops.backup.manifest import NAME, BackupBroken, check, read
 from ops.backup.restore import restore
@@ -36,6 +38,8 @@ from ops.backup.take import take
 from ops.embedded import Embedded, embedded
 from ops.embedded.child import ServerFailed
 from ops.settings import Settings
+from projections.board import Board
+from projections.project import Projection
 
 AUTHOR = "ann <ann@agents.test>"
 CAIRN = (sys.executable, "-m", "cairn")
@@ -313,6 +317,9 @@ async def test_yours_is_dumped_and_goes_into_a_database_without_it_once(
         assert events[0].position == 1 and (await ledger.verify()).events == events[-1].position
     async with there.up() as ledger, await psycopg.AsyncConnection.connect(new) as connection:
         assert (await ledger.head()).epoch == 2
+        assert await lacking(connection, tenant) == ("", "")
+        async with pool(new, tenant, size=1, views=True) as views:
+            await Projection(views, Board()).install()
         with pytest.raises(psycopg.errors.RestrictViolation):
             await connection.execute(f"SET search_path TO cairn_{tenant}; DELETE FROM events")  # type: ignore[arg-type]
     again = Site(data_dir / "again", new, tenant)
