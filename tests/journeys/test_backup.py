@@ -40,16 +40,25 @@ def commits_named(stage: System) -> set[str]:
     return found
 
 
+def unended(name: str, *widths: int) -> Json:
+    """Layers and a last task of a role that nobody has yet, so that the plan is under way for as long as a test wants."""
+    plan = layers(name, *widths)
+    before = [f"t{len(widths)}-{number}" for number in range(1, widths[-1] + 1)]
+    plan["tasks"].append({"id": "last", "agent_role": "debugger", "dependencies": before})
+    return plan
+
+
 def test_a_system_at_work_is_backed_up_and_its_plans_go_on_elsewhere() -> None:
     with data_folder() as place, system() as stage:
         for name in ("ann", "bob"):
             stage.agent("worker", "coder", name, "2")
-        workflow = stage.submit(layers("busy", 2, 3, 3, 2))
+        workflow = stage.submit(unended("busy", 2, 3, 3, 2))
         stage.reached(20)
         environment = dict(stage._environment)
         taken = json.loads(cairn("backup", place / "backup", "-o", "json", **environment))
         [main] = taken["tenants"]
         assert main["position"] >= 20
+        stage.agent("worker", "debugger", "dora")
         assert stage.finished(workflow) == "completed"
         stage.intact()
         stage.end_agents()
@@ -66,6 +75,7 @@ def test_a_system_at_work_is_backed_up_and_its_plans_go_on_elsewhere() -> None:
                 assert git(repository, "cat-file", "-t", commit) == "commit\n"
             git(repository, "fsck", "--strict")
             restored.agent("worker", "coder", "cleo", "2")
+            restored.agent("worker", "debugger", "dan")
             assert restored.finished(workflow) == "completed"
             event = restored.seen(lambda event: is_a(event, "ledger.restored"))
             assert int(event["sequence"]) == back["position"] + 1
@@ -82,10 +92,11 @@ def test_a_nats_and_agents_that_remember_the_future_do_not_bring_it_into_the_pas
         stage.seen(lambda event: is_a(event, "task.started", agent="zed"), workflow=patient)
         (stage.folder / "freeze").touch()
         stage.until((stage.folder / "frozen").exists, "the zombie stands still")
-        shared = stage.submit(layers("shared", 1, 3, 1, inputs={"seconds": 0.3}))
+        shared = stage.submit(unended("shared", 1, 3, 1))
         stage.seen(lambda event: is_a(event, "task.started"), workflow=shared)
         environment = dict(stage._environment)
         cairn("backup", place / "backup", **environment)
+        stage.agent("worker", "debugger", "dora")
         assert stage.finished(shared) == "completed"
         future = stage.submit(layers("future", 1))
         assert stage.finished(future) == "completed"
@@ -147,10 +158,11 @@ def test_what_the_page_tells_to_type_works_and_leads_to_the_moment_it_names(read
     reader.begin_cairn("wal", *wal)
     reader.until(lambda: "archiving" in reader.log("wal"), "it archives")
     reader.cairn(*tuesday)
-    middle = reader.submit(layers("middle", 1, 3, 1, inputs={"seconds": 0.2}))
+    middle = reader.submit(unended("middle", 1, 3, 1))
     reader.seen(lambda event: is_a(event, "task.started", task="t2-1"), workflow=middle)
     moment = datetime.now().astimezone().isoformat()
     at_most = max(int(event["sequence"]) for event in reader.client.events())
+    reader.agent("worker", "debugger", "dora")
     assert reader.finished(middle) == "completed"
     last = reader.submit(layers("last", 1))
     assert reader.finished(last) == "completed"
@@ -167,6 +179,7 @@ def test_what_the_page_tells_to_type_works_and_leads_to_the_moment_it_names(read
         restored_at = recovered.seen(lambda event: is_a(event, "ledger.restored"))
         assert 10 < restored_at["data"]["position"] <= at_most
         recovered.agent("worker", "coder", "bob", "2")
+        recovered.agent("worker", "debugger", "dan")
         assert recovered.finished(middle) == "completed"
         recovered.intact()
     reader.cairn(*finish)
