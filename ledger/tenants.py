@@ -10,9 +10,10 @@ from typing import NamedTuple
 from psycopg import sql
 
 from ledger.migrate import migrate
+from ledger.errors import BrokenChain
 from ledger.names import PREFIX, views_of
 from ledger.postgres import Connection, connect, refuse_unsafe
-from ledger.rows import head_of, one
+from ledger.rows import Head, head_of, one
 from ledger.sql import SQL
 
 
@@ -38,7 +39,10 @@ async def create(dsn: str, name: str) -> list[str]:
 
 
 async def tenants(dsn: str) -> list[Tenant]:
-    """All tenants that the connecting user may read, by name. psycopg.OperationalError if there is no connection."""
+    """All tenants that the connecting user may read, by name; at epoch 0 one whose head is lost.
+
+    psycopg.OperationalError if there is no connection.
+    """
     async with await Connection.connect(dsn, autocommit=True) as connection:
         found = await (await connection.execute(SQL["schemas"], {"prefix": PREFIX})).fetchall()
         return [await _tenant(connection, schema.removeprefix(PREFIX), schema) for (schema,) in found]
@@ -46,7 +50,10 @@ async def tenants(dsn: str) -> list[Tenant]:
 
 async def _tenant(connection: Connection, name: str, schema: str) -> Tenant:
     await connection.execute(sql.SQL("SET search_path TO {}, pg_temp").format(sql.Identifier(schema)))
-    head, _ = await head_of(connection)
-    (events,) = await one(await connection.execute(SQL["kept"]))
+    try:
+        head, _ = await head_of(connection)
+        (events,) = await one(await connection.execute(SQL["kept"]))
+    except BrokenChain:  # one ledger that was tampered with hides no other
+        head, events = Head(0, 0, b""), 0
     (size_bytes,) = await one(await connection.execute(SQL["size"], {"schemas": [schema, views_of(name)]}))
     return Tenant(name, head.position, head.epoch, events, size_bytes)

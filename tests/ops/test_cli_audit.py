@@ -10,7 +10,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from cli_home import Home, ended, new_home, on_terminal, plain, told
+from cli_home import Home, ended, new_home, on_terminal, told
+from terminal import plain
 
 from cairn.bus import Bus
 from ops.embedded import Embedded
