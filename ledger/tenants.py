@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from psycopg import sql
 
-from ledger.migrate import migrate
 from ledger.errors import BrokenChain
+from ledger.migrate import migrate
 from ledger.names import PREFIX, views_of
 from ledger.postgres import Connection, connect, refuse_unsafe
 from ledger.rows import Head, head_of, one
