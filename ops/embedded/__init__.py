@@ -84,8 +84,10 @@ class Embedded:
             await asyncio.gather(*starts)
         finally:
             # gather leaves the other one running when one fails: it must not spawn after we stopped.
+            # Once: a second time would break off the ending of what it has started.
             for start in starts:
-                start.cancel()
+                if not start.cancelling():
+                    start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
 
     async def watch(self) -> None:
