@@ -401,9 +401,17 @@ class Bus:
         await back()
 
     async def _shut(self) -> None:
-        with suppress(TimeoutError, nats.errors.Error, OSError):
+        this = asyncio.current_task()
+        assert this is not None
+        try:
             async with asyncio.timeout(SHUT_SECONDS):
                 await self._nc.close()
+        except (TimeoutError, nats.errors.Error, OSError):
+            pass
+        except asyncio.CancelledError:
+            # All who wait for the end of a stream share one future: who else was cancelled has cancelled it for us too.
+            if this.cancelling():
+                raise
         self._abort()
 
     def _abort(self) -> None:
