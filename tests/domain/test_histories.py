@@ -239,6 +239,16 @@ def persist(witness: Witness, fate: list[int]) -> None:
     raise AssertionError(f"still running after {MOST_STEPS} steps")
 
 
+def lived(plan: StartWorkflow, moves: list[Move], fate: list[int]) -> Witness:
+    """A workflow from its start, through these moves, to its end."""
+    witness = Witness()
+    witness.see(plan)
+    for move in moves:
+        witness.see(told(witness.state, move))
+    persist(witness, fate)
+    return witness
+
+
 FATES = st.lists(st.integers(0, 22), min_size=1, max_size=8)
 
 
@@ -247,11 +257,7 @@ FATES = st.lists(st.integers(0, 22), min_size=1, max_size=8)
 def test_every_history_keeps_the_promises_and_comes_to_an_end(
     plan: StartWorkflow, moves: list[Move], fate: list[int]
 ) -> None:
-    witness = Witness()
-    witness.see(plan)
-    for move in moves:
-        witness.see(told(witness.state, move))
-    persist(witness, fate)
+    witness = lived(plan, moves, fate)
     assert witness.state.open == 0
     assert all(task.status in CLOSED for task in witness.state.tasks.values())
 

@@ -21,7 +21,7 @@ from ledger.append import Append, NewEvent
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
 from ledger.snapshots import FOLDING, code_of
-from tests.domain.test_histories import FATES, MOVES, Move, Witness, persist, plans, told
+from tests.domain.test_histories import FATES, MOVES, Move, Witness, lived, plans
 from tests.spec import completed, start
 
 STREAM = "workflow-w"
@@ -63,11 +63,7 @@ async def alter(url: str, tenant: str, change: str) -> None:
 def test_a_snapshot_after_any_event_and_the_rest_fold_to_what_all_events_do(
     plan: StartWorkflow, moves: list[Move], fate: list[int]
 ) -> None:
-    witness = Witness()
-    witness.see(plan)
-    for move in moves:
-        witness.see(told(witness.state, move))
-    persist(witness, fate)
+    witness = lived(plan, moves, fate)
     stored = msgspec.json.decode(msgspec.json.encode(witness.events), type=list[WorkflowEvent])
     state = Workflow()
     for count, event in enumerate(stored):
