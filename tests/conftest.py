@@ -1,17 +1,19 @@
 """Real servers for every test: one Postgres and one NATS per session, a fresh tenant per test."""
 
 import asyncio
+import os
 import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from ops.embedded import Embedded
+from ops.embedded.nats import Nats
 
 # What a shell starts in the background ignores SIGINT, and hands that on; the programs under test are to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,6 +49,18 @@ def postgres_url() -> Iterator[str]:
 def nats_url() -> Iterator[str]:
     """The URL of a NATS with JetStream that lives as long as the test session."""
     yield from (servers.nats_url for servers in _running(database_url="postgresql://unused"))
+
+
+@pytest.fixture
+async def own_nats(data_dir: Path) -> AsyncIterator[Nats]:
+    """A NATS of the test's own, to be hurt."""
+    (data_dir / "log").mkdir()
+    server = Nats(data_dir, print)
+    await server.start()
+    yield server
+    if server.child.pid:
+        os.kill(server.child.pid, signal.SIGCONT)
+    await server.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,34 +23,22 @@ SECONDS = 20.0
 
 
 @pytest.fixture
-async def server(data_dir: Path) -> AsyncIterator[Nats]:
-    """A NATS of the test's own, to be hurt."""
-    data_dir.mkdir(exist_ok=True)
-    server = Nats(data_dir, lambda _: None)
-    await server.start()
-    yield server
-    if server.child.pid:
-        os.kill(server.child.pid, signal.SIGCONT)
-    await server.stop()
-
-
-@pytest.fixture
-async def bus(server: Nats) -> AsyncIterator[Bus]:
-    async with Bus.connect(server.url, name="test") as bus:
+async def bus(own_nats: Nats) -> AsyncIterator[Bus]:
+    async with Bus.connect(own_nats.url, name="test") as bus:
         assert "error" not in await bus.ensure_stream(
             {"name": "S", "subjects": ["s.>"], "storage": "file", "allow_atomic": True}
         )
         yield bus
 
 
-def pid(server: Nats) -> int:
-    assert server.child.pid is not None
-    return server.child.pid
+def pid(own_nats: Nats) -> int:
+    assert own_nats.child.pid is not None
+    return own_nats.child.pid
 
 
-async def kill(server: Nats) -> None:
-    os.kill(pid(server), signal.SIGKILL)
-    await server.child.exited()
+async def kill(own_nats: Nats) -> None:
+    os.kill(pid(own_nats), signal.SIGKILL)
+    await own_nats.child.exited()
 
 
 async def until(condition: Any, seconds: float = SECONDS) -> None:
@@ -74,8 +61,8 @@ async def answered(bus: Bus) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_what_could_not_be_sent_is_never_sent_later(bus: Bus, server: Nats) -> None:
-    await kill(server)
+async def test_what_could_not_be_sent_is_never_sent_later(bus: Bus, own_nats: Nats) -> None:
+    await kill(own_nats)
     await until(lambda: not bus.connected)
     for _ in range(3):
         with pytest.raises(ConnectionError):
@@ -84,34 +71,34 @@ async def test_what_could_not_be_sent_is_never_sent_later(bus: Bus, server: Nats
             await bus.store("s.ghost", b"boo")
         with pytest.raises(ConnectionError):
             await bus.store_batch([("s.ghost", b"boo", None)] * 20)
-    await server.start()
+    await own_nats.start()
     await answered(bus)
     await bus.store("s.real", b"here")
     assert await last(bus) == 1
 
 
 async def test_what_waits_to_be_sent_when_the_connection_breaks_is_not_sent_by_the_next_one(
-    bus: Bus, server: Nats
+    bus: Bus, own_nats: Nats
 ) -> None:
     """The caller is told that nobody knows, so he looks; it must not happen after he has looked."""
     calls = [asyncio.create_task(bus.store(f"s.{number}", b"x" * 1_000_000)) for number in range(20)]
     await asyncio.sleep(0)
-    await kill(server)
+    await kill(own_nats)
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(one, (TimeoutError, ConnectionError, dict)) for one in answers)
-    await server.start()
+    await own_nats.start()
     await answered(bus)
     seen = await last(bus)
     await bus.store("s.real", b"here")
     assert await last(bus) == seen + 1
 
 
-async def test_a_request_under_way_ends_at_once_when_the_connection_breaks(bus: Bus, server: Nats) -> None:
+async def test_a_request_under_way_ends_at_once_when_the_connection_breaks(bus: Bus, own_nats: Nats) -> None:
     await bus.subscribe("deaf", _nothing)
     call = asyncio.create_task(bus.request("deaf", timeout=60))
     await until(lambda: len(bus._waiting) == 1)
     began = time.monotonic()
-    await kill(server)
+    await kill(own_nats)
     with pytest.raises(TimeoutError, match="broke before the answer"):
         await call
     assert time.monotonic() - began < 2
@@ -133,9 +120,9 @@ async def test_a_request_that_nobody_hears_and_one_that_nobody_answers(bus: Bus)
 
 @pytest.mark.parametrize("answer", [b"", b"hello", b"[]", b"[" * 100_000, b'{"error":"no"}'])
 async def test_an_answer_that_is_not_jetstreams_leaves_the_outcome_unknown(
-    bus: Bus, server: Nats, answer: bytes
+    bus: Bus, own_nats: Nats, answer: bytes
 ) -> None:
-    async with Bus.connect(server.url) as meddler:
+    async with Bus.connect(own_nats.url) as meddler:
 
         async def meddle(message: Message) -> None:
             await meddler.publish(message.reply, answer)
@@ -146,8 +133,8 @@ async def test_an_answer_that_is_not_jetstreams_leaves_the_outcome_unknown(
             await bus.api("ODD")
 
 
-async def test_a_request_ends_in_time_also_when_the_server_reads_nothing(bus: Bus, server: Nats) -> None:
-    os.kill(pid(server), signal.SIGSTOP)
+async def test_a_request_ends_in_time_also_when_the_server_reads_nothing(bus: Bus, own_nats: Nats) -> None:
+    os.kill(pid(own_nats), signal.SIGSTOP)
     began = time.monotonic()
     calls = [bus.request(f"s.{number}", b"x" * 1_000_000, timeout=0.5) for number in range(30)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -157,9 +144,9 @@ async def test_a_request_ends_in_time_also_when_the_server_reads_nothing(bus: Bu
 
 @pytest.mark.parametrize("wakes", [True, False])
 async def test_senders_wait_for_a_server_that_reads_nothing_and_memory_stays_bounded(
-    bus: Bus, server: Nats, wakes: bool
+    bus: Bus, own_nats: Nats, wakes: bool
 ) -> None:
-    os.kill(pid(server), signal.SIGSTOP)
+    os.kill(pid(own_nats), signal.SIGSTOP)
     sent = 0
 
     async def send(until_number: int) -> None:
@@ -174,26 +161,26 @@ async def test_senders_wait_for_a_server_that_reads_nothing_and_memory_stays_bou
     assert sent < 20
     sending = asyncio.create_task(send(60))
     if wakes:
-        os.kill(pid(server), signal.SIGCONT)
+        os.kill(pid(own_nats), signal.SIGCONT)
         await asyncio.wait_for(sending, SECONDS)
     else:
-        await kill(server)
+        await kill(own_nats)
         with pytest.raises(TimeoutError, match="broke while this was being sent"):
             await asyncio.wait_for(sending, SECONDS)
 
 
 async def test_a_server_that_is_suspended_is_left_and_what_it_had_not_read_is_not_read_later(
-    bus: Bus, server: Nats, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, own_nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PING_SECONDS", 0.2)
-    async with Bus.connect(server.url) as quick:
-        os.kill(pid(server), signal.SIGSTOP)
+    async with Bus.connect(own_nats.url) as quick:
+        os.kill(pid(own_nats), signal.SIGSTOP)
         calls = [asyncio.create_task(quick.store(f"s.{number}", b"x" * 1_000_000)) for number in range(30)]
         # The connection is closed with megabytes unread; nobody will ever read them.
         await until(lambda: not quick.connected)
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(one, (TimeoutError, ConnectionError)) for one in answers)
-        os.kill(pid(server), signal.SIGCONT)
+        os.kill(pid(own_nats), signal.SIGCONT)
         began = time.monotonic()
         await answered(quick)
         assert time.monotonic() - began < 5
@@ -204,7 +191,7 @@ async def test_a_server_that_is_suspended_is_left_and_what_it_had_not_read_is_no
 
 
 async def test_a_client_whose_read_loop_died_while_it_says_connected_is_replaced(
-    bus: Bus, server: Nats, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bus: Bus, own_nats: Nats, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[bytes] = []
 
@@ -213,10 +200,10 @@ async def test_a_client_whose_read_loop_died_while_it_says_connected_is_replaced
 
     await bus.subscribe("news", hear)
     old = bus._nc
-    os.kill(pid(server), signal.SIGSTOP)
+    os.kill(pid(own_nats), signal.SIGSTOP)
     with caplog.at_level(logging.CRITICAL, logger="nats"), pytest.raises(Exception, match="timeout"):
         await old.flush(timeout=0.05)  # its PONG comes late, and the client falls over it
-    os.kill(pid(server), signal.SIGCONT)
+    os.kill(pid(own_nats), signal.SIGCONT)
     await until(lambda: old._reading_task is not None and old._reading_task.done(), 20)
     await until(lambda: bus._nc is not old and bus.connected, 20)
     await answered(bus)
@@ -226,14 +213,14 @@ async def test_a_client_whose_read_loop_died_while_it_says_connected_is_replaced
     assert heard == [b"again"], "once: one subscription, not two"
 
 
-async def test_a_subscription_survives_a_reconnect_and_ends_when_it_is_told(bus: Bus, server: Nats) -> None:
+async def test_a_subscription_survives_a_reconnect_and_ends_when_it_is_told(bus: Bus, own_nats: Nats) -> None:
     heard: list[bytes] = []
 
     async def hear(message: Message) -> None:
         heard.append(message.data)
 
     end = await bus.subscribe("news", hear)
-    await kill(server)
+    await kill(own_nats)
     await until(lambda: not bus.connected)
     also: list[bytes] = []
 
@@ -241,7 +228,7 @@ async def test_a_subscription_survives_a_reconnect_and_ends_when_it_is_told(bus:
         also.append(message.data)
 
     await bus.subscribe("news", hear_too)
-    await server.start()
+    await own_nats.start()
     await answered(bus)
     await bus.publish("news", b"1")
     await until(lambda: heard and also)
@@ -273,7 +260,7 @@ async def consumer(bus: Bus) -> None:
     await bus.ensure_consumer("S", {"durable_name": "c", "ack_policy": "explicit", "ack_wait": 10**9})
 
 
-async def test_a_pull_goes_on_over_a_restart_of_the_server(bus: Bus, server: Nats) -> None:
+async def test_a_pull_goes_on_over_a_restart_of_the_server(bus: Bus, own_nats: Nats) -> None:
     await consumer(bus)
     await bus.store("s.1", b"1")
     async with asyncio.timeout(SECONDS), aclosing(bus.pull("S", "c")) as lists:
@@ -281,8 +268,8 @@ async def test_a_pull_goes_on_over_a_restart_of_the_server(bus: Bus, server: Nat
         assert [(one.data, one.sequence, one.delivered) for one in first] == [(b"1", 1, 1)]
         await bus.ack(first[0])
         await bus.api("CONSUMER.INFO.S.c")
-        await kill(server)
-        await server.start()
+        await kill(own_nats)
+        await own_nats.start()
         await answered(bus)
         began = time.monotonic()
         await bus.store("s.2", b"2")
@@ -371,14 +358,14 @@ async def test_a_batch_behind_the_wrong_message_is_refused(bus: Bus, count: int)
 
 
 @pytest.mark.parametrize("count", [5, 50])
-async def test_a_batch_under_a_kill_is_stored_up_to_some_message_at_most(bus: Bus, server: Nats, count: int) -> None:
+async def test_a_batch_under_a_kill_is_stored_up_to_some_message_at_most(bus: Bus, own_nats: Nats, count: int) -> None:
     batch = [(f"s.{number}", b"x" * 100_000, None) for number in range(count)]
     storing = asyncio.create_task(bus.store_batch(batch, expected_last=0))
     await asyncio.sleep(0.005)
-    await kill(server)
+    await kill(own_nats)
     with suppress(TimeoutError, ConnectionError):
         await storing
-    await server.start()
+    await own_nats.start()
     await answered(bus)
     found = await last(bus)
     for number in range(found):
@@ -404,7 +391,7 @@ async def test_what_can_never_be_sent_is_refused_before_it_ends_the_connection(b
     assert bus.generation == generation
 
 
-async def test_a_sender_that_speaks_no_utf8_ends_nobodys_connection(bus: Bus, server: Nats) -> None:
+async def test_a_sender_that_speaks_no_utf8_ends_nobodys_connection(bus: Bus, own_nats: Nats) -> None:
     heard: list[Message] = []
 
     async def hear(message: Message) -> None:
@@ -412,7 +399,7 @@ async def test_a_sender_that_speaks_no_utf8_ends_nobodys_connection(bus: Bus, se
 
     await bus.subscribe("news.*", hear)
     await bus.api("STREAM.INFO.S")
-    where = urlsplit(server.url)
+    where = urlsplit(own_nats.url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     login = b'{"user":"%s","pass":"%s","verbose":false}' % (
         (where.username or "").encode(),
@@ -428,37 +415,37 @@ async def test_a_sender_that_speaks_no_utf8_ends_nobodys_connection(bus: Bus, se
     assert bus.generation == 1
 
 
-async def test_closing_never_takes_long(server: Nats) -> None:
+async def test_closing_never_takes_long(own_nats: Nats) -> None:
     for state in ("answers", "stopped", "gone"):
-        async with Bus.connect(server.url) as bus:
+        async with Bus.connect(own_nats.url) as bus:
             pulling = asyncio.create_task(anext(bus.pull("S", "c")))
             await asyncio.sleep(0)
             if state == "stopped":
-                os.kill(pid(server), signal.SIGSTOP)
+                os.kill(pid(own_nats), signal.SIGSTOP)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0.1):
                         for _ in range(20):
                             await bus.publish("s.x", b"x" * 1_000_000)
             if state == "gone":
-                await kill(server)
+                await kill(own_nats)
             began = time.monotonic()
         assert time.monotonic() - began < 2, state
         pulling.cancel()
         await asyncio.gather(pulling, return_exceptions=True)
         if state == "stopped":
-            os.kill(pid(server), signal.SIGCONT)
+            os.kill(pid(own_nats), signal.SIGCONT)
 
 
-async def test_closing_to_a_server_that_wakes_up_in_the_middle_ends_well(server: Nats) -> None:
+async def test_closing_to_a_server_that_wakes_up_in_the_middle_ends_well(own_nats: Nats) -> None:
     """What was written is read after all, and the connection is gone when it is to be broken off."""
-    async with Bus.connect(server.url) as bus:
-        os.kill(pid(server), signal.SIGSTOP)
+    async with Bus.connect(own_nats.url) as bus:
+        os.kill(pid(own_nats), signal.SIGSTOP)
         for _ in range(8):
             await bus.publish("nobody", b"x" * 1_000_000)
         transport = bus._nc._transport._io_writer.transport
         await until(lambda: transport.get_write_buffer_size() > 0)
         waking = asyncio.create_task(until(transport.is_closing))
-        waking.add_done_callback(lambda _: os.kill(pid(server), signal.SIGCONT))
+        waking.add_done_callback(lambda _: os.kill(pid(own_nats), signal.SIGCONT))
     await waking
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -149,29 +148,23 @@ async def misled(postgres_url: str, tenant: str, bus: Bus, alone: Ledger, event:
         await asyncio.Event().wait()
 
 
-async def test_followers_go_on_while_nats_is_away(postgres_url: str, tenant: str, data_dir: Path) -> None:
-    (data_dir / "log").mkdir()
-    server = Nats(data_dir, print)
-    await server.start()
-    try:
-        async with (
-            Bus.connect(server.url) as bus,
-            Bus.connect(server.url) as other_bus,
-            Ledger.open(postgres_url, tenant=tenant, bus=bus) as here,
-            Ledger.open(postgres_url, tenant=tenant, bus=other_bus) as there,
-        ):
-            following = asyncio.create_task(followed(here, 60))
-            await fill(there, "workflow-before", 20)
-            assert server.child.pid is not None
-            os.kill(server.child.pid, signal.SIGKILL)
-            await server.child.exited()
-            await fill(there, "workflow-meanwhile", 20)
-            assert await followed(here, 40) == await here.read(0)
-            await server.start()
-            await fill(there, "workflow-after", 20)
-            assert await following == await here.read(0)
-    finally:
-        await server.stop()
+async def test_followers_go_on_while_nats_is_away(postgres_url: str, tenant: str, own_nats: Nats) -> None:
+    async with (
+        Bus.connect(own_nats.url) as bus,
+        Bus.connect(own_nats.url) as other_bus,
+        Ledger.open(postgres_url, tenant=tenant, bus=bus) as here,
+        Ledger.open(postgres_url, tenant=tenant, bus=other_bus) as there,
+    ):
+        following = asyncio.create_task(followed(here, 60))
+        await fill(there, "workflow-before", 20)
+        assert own_nats.child.pid is not None
+        os.kill(own_nats.child.pid, signal.SIGKILL)
+        await own_nats.child.exited()
+        await fill(there, "workflow-meanwhile", 20)
+        assert await followed(here, 40) == await here.read(0)
+        await own_nats.start()
+        await fill(there, "workflow-after", 20)
+        assert await following == await here.read(0)
 
 
 async def test_a_stream_that_vanishes_under_a_follower_is_no_gap(two: tuple[Ledger, Ledger], bus: Bus) -> None:

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -151,31 +150,25 @@ async def test_a_stream_made_again_begins_a_bounded_window_before_the_head(
 
 
 async def test_nats_killed_and_wiped_while_appending_ends_with_equal_logs(
-    postgres_url: str, tenant: str, data_dir: Path
+    postgres_url: str, tenant: str, own_nats: Nats
 ) -> None:
-    (data_dir / "log").mkdir()
-    server = Nats(data_dir, print)
-    await server.start()
-    try:
-        async with Bus.connect(server.url) as bus, Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
-            stop = asyncio.Event()
-            appending = asyncio.create_task(append_all_along(ledger, stop))
-            for wipe in (False, True, False):
-                position = (await ledger.head()).position
-                await published(ledger, position + 40)
-                assert server.child.pid is not None
-                os.kill(server.child.pid, signal.SIGKILL)
-                await server.child.exited()
-                if wipe:
-                    shutil.rmtree(server.folder / "jetstream")
-                await server.start()
-            await published(ledger, (await ledger.head()).position + 40)
-            stop.set()
-            await appending
-            await assert_both_logs_equal(ledger, bus)
-            assert (await ledger.head()).epoch == 1
-    finally:
-        await server.stop()
+    async with Bus.connect(own_nats.url) as bus, Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        stop = asyncio.Event()
+        appending = asyncio.create_task(append_all_along(ledger, stop))
+        for wipe in (False, True, False):
+            position = (await ledger.head()).position
+            await published(ledger, position + 40)
+            assert own_nats.child.pid is not None
+            os.kill(own_nats.child.pid, signal.SIGKILL)
+            await own_nats.child.exited()
+            if wipe:
+                shutil.rmtree(own_nats.folder / "jetstream")
+            await own_nats.start()
+        await published(ledger, (await ledger.head()).position + 40)
+        stop.set()
+        await appending
+        await assert_both_logs_equal(ledger, bus)
+        assert (await ledger.head()).epoch == 1
 
 
 async def test_a_stream_that_goes_further_than_the_ledger_is_replaced_by_the_next_epoch(

@@ -179,36 +179,30 @@ async def test_nothing_is_contradicted_while_streams_are_lost_and_filled(
 
 
 async def test_a_store_rolled_back_by_a_power_loss_is_filled_again(
-    postgres_url: str, tenant: str, data_dir: Path
+    postgres_url: str, tenant: str, data_dir: Path, own_nats: Nats
 ) -> None:
     """JetStream acknowledges before its fsync: what comes back is an earlier copy of its files."""
-    (data_dir / "log").mkdir()
-    server = Nats(data_dir, print)
-    await server.start()
-    try:
-        async with Bus.connect(server.url) as bus, Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
-            assert ledger.relay is not None
-            following = asyncio.create_task(followed(ledger, 300))
-            await fill(ledger, "workflow-a", 100)
-            await ledger.relay.published(100)
-            await end(server)
-            shutil.copytree(server.folder / "jetstream", data_dir / "earlier")
-            await server.start()
-            await fill(ledger, "workflow-b", 100)
-            await ledger.relay.published(200)
-            await end(server)
-            shutil.rmtree(server.folder / "jetstream")
-            (data_dir / "earlier").rename(server.folder / "jetstream")
-            appending = asyncio.create_task(fill(ledger, "workflow-c", 100))
-            await server.start()
-            await appending
-            async with asyncio.timeout(SECONDS):
-                await ledger.relay.published(300)
-            await assert_both_logs_equal(ledger, bus)
-            assert await following == await ledger.read(0)
-            assert (await ledger.head()).epoch == 1
-    finally:
-        await server.stop()
+    async with Bus.connect(own_nats.url) as bus, Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        assert ledger.relay is not None
+        following = asyncio.create_task(followed(ledger, 300))
+        await fill(ledger, "workflow-a", 100)
+        await ledger.relay.published(100)
+        await end(own_nats)
+        shutil.copytree(own_nats.folder / "jetstream", data_dir / "earlier")
+        await own_nats.start()
+        await fill(ledger, "workflow-b", 100)
+        await ledger.relay.published(200)
+        await end(own_nats)
+        shutil.rmtree(own_nats.folder / "jetstream")
+        (data_dir / "earlier").rename(own_nats.folder / "jetstream")
+        appending = asyncio.create_task(fill(ledger, "workflow-c", 100))
+        await own_nats.start()
+        await appending
+        async with asyncio.timeout(SECONDS):
+            await ledger.relay.published(300)
+        await assert_both_logs_equal(ledger, bus)
+        assert await following == await ledger.read(0)
+        assert (await ledger.head()).epoch == 1
 
 
 async def end(server: Nats) -> None:
