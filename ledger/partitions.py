@@ -16,6 +16,10 @@ class Partitions:
         self.first, self.last = 1, 0
         self._followed = False
 
+    def ready(self, position: int) -> bool:
+        """Whether `holding` would have nothing to ask for: what it would answer is `first`."""
+        return position <= self.last and (self._followed or position <= self._middle)
+
     async def holding(self, connection: Connection, position: int) -> int:
         """The first position of the partition that holds this one; it exists, and so do all before it.
 
@@ -24,10 +28,14 @@ class Partitions:
         if position > self.last:
             self.first, self.last = await _partition_for(connection, position)
             self._followed = False
-        if not self._followed and position > (self.first + self.last) // 2:
+        if not self._followed and position > self._middle:
             await _partition_for(connection, self.last + 1)
             self._followed = True
         return self.first
+
+    @property
+    def _middle(self) -> int:
+        return (self.first + self.last) // 2
 
 
 async def _partition_for(connection: Connection, position: int) -> tuple[int, int]:

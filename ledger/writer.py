@@ -1,19 +1,21 @@
 """The one writer of a process: appends that wait together are committed together.
 
 *Fast path.* The writer remembers the head it left, computes positions and digests itself, and sends one statement: it
-moves the head if it is still that one, and inserts. *Locked path.* If nothing was inserted (another process has
-written, a version is stale, an id is there already) or the outcome is unknown (the connection broke), the same group
-is judged one append after another under the head's lock: each is accepted or refused alone. What an attempt with an
-unknown outcome did commit is found by its ids then, because whoever might still commit it holds that very lock, or has
-lost the head and will not. After a group that met another process's events the writer stays on the locked path until
-it has been alone for a while.
+moves the head if it is still that one, and inserts. While Postgres commits one group the next is made and sent after
+it, as if that one had succeeded: if it did not, the head is not the one expected, and nothing is inserted either.
+*Locked path.* If nothing was inserted (another process has written, a version is stale, an id is there already) or the
+outcome is unknown (the connection broke), the same appends are judged one after another under the head's lock: each is
+accepted or refused alone. What an attempt with an unknown outcome did commit is found by its ids then, because whoever
+might still commit it holds that very lock, or has lost the head and will not. After a group that met another process's
+events the writer stays on the locked path until it has been alone for a while.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
 from time import monotonic
+from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -31,6 +33,9 @@ from ledger.sql import SQL
 
 GROUP_EVENTS = 1_000
 GROUP_BYTES = 8 * 1024 * 1024
+GROUPS_UNDER_WAY = 2
+WORTH_A_COMMIT_EVENTS = 32
+"""Fewer wait for the end of what is under way: to be committed with others costs them less than a commit of their own."""
 QUEUED_EVENTS = 20_000
 PATIENCE_SECONDS = 60.0
 ATTEMPT_SECONDS = 35.0
@@ -47,6 +52,14 @@ LOST = (
 """A connection that is to be replaced. The last two end the transaction of a process that was suspended in it."""
 
 log = structlog.get_logger(__name__)
+
+
+class Flight(NamedTuple):
+    """A group that was sent; `answer` ends in how many rows were inserted."""
+
+    appends: list[Pending]
+    group: Group
+    answer: asyncio.Future[int]
 
 
 class Writer:
@@ -71,6 +84,10 @@ class Writer:
         self._closed = False
         self._head: Head | None = None
         self._contended = 0
+        self._flying: deque[Flight] = deque()
+        self._tip: Head | None = None
+        """The head after all that flies; None: nothing may be sent, the locked path comes first."""
+        self._enough_events = WORTH_A_COMMIT_EVENTS
 
     async def append(self, append: Append) -> list[Recorded]:
         """See `Ledger.append`."""
@@ -86,6 +103,8 @@ class Writer:
         self._queued_events += len(pending.rows)
         self._idle.clear()
         self._work.set()
+        if self._queued_events >= self._enough_events and len(self._flying) < GROUPS_UNDER_WAY:
+            self._launch()
         return await pending.future
 
     async def run(self) -> None:
@@ -94,18 +113,21 @@ class Writer:
             while True:
                 await self._work.wait()
                 await asyncio.sleep(0)  # whoever the last group has just answered may ask again in time for this one
-                if group := self._take():
-                    await self._to_its_end(group)
-                if not self._queue:
+                await _to_its_end(self._go_on())
+                if not self._queue and not self._flying:
                     self._work.clear()
                     self._idle.set()
         finally:
             self._closed = True
             self._room.set()
-            for pending in self._queue:
-                pending.fail(LedgerClosed("The ledger was closed: nothing of this was written."))
-            self._idle.set()
-            await self._disconnect()
+            try:
+                while self._flying:
+                    await self._land()
+            finally:
+                for pending in self._queue:
+                    pending.fail(LedgerClosed("The ledger was closed: nothing of this was written."))
+                self._idle.set()
+                await self._disconnect()
 
     async def close(self) -> None:
         """Takes no more, and returns when all that was taken is written or answered, at most seconds later."""
@@ -113,14 +135,57 @@ class Writer:
         self._room.set()
         await self._idle.wait()
 
-    async def _to_its_end(self, appends: list[Pending]) -> None:
-        write = asyncio.ensure_future(self._write(appends))
+    async def _go_on(self) -> None:
+        if not self._flying:
+            self._launch()
+        if self._flying:
+            await self._land()
+        elif appends := self._take():
+            await self._judge(appends)
+
+    def _launch(self) -> None:
+        """Sends the next group, if the fast path is open."""
+        if self._pipe is None or self._tip is None or not (appends := self._take()):
+            return
+        group = compose(appends, self._tip)
+        if (starts := bases(appends)) is None or not self._partitions.ready(group.after.position):
+            answer = asyncio.get_running_loop().create_future()
+            answer.set_result(0)
+        else:
+            answer = self._pipe.send(SQL["append"], parameters(group, claims(appends, starts, self._partitions.first)))
+        self._flying.append(Flight(appends, group, answer))
+        self._tip = group.after
+
+    async def _land(self) -> None:
+        """Waits for the oldest group that flies. If it was not inserted, nor were those behind it: all are judged."""
+        appends, group, answer = self._flying[0]
+        written, lost = 0, None
         try:
-            await asyncio.shield(write)
-        except asyncio.CancelledError:
-            self._closed = True
-            await write
-            raise
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                written = await answer
+        except (*LOST, TimeoutError) as error:
+            lost = error
+        except psycopg.Error:
+            pass  # the locked path will tell whose it is
+        outstanding = self._queued_events + sum(
+            len(pending.rows) for flight in self._flying for pending in flight.appends
+        )
+        self._enough_events = min(GROUP_EVENTS, max(WORTH_A_COMMIT_EVENTS, outstanding // 2))
+        if written:
+            self._flying.popleft()
+            self._settle(appends, group)
+            return
+        grounded = []
+        while self._flying:
+            flight = self._flying.popleft()
+            flight.answer.cancel()
+            grounded += flight.appends
+        await self._judge(grounded, lost)
+
+    async def _judge(self, appends: list[Pending], lost: Exception | None = None) -> None:
+        """Answers every append; `lost`: how they were sent before, and the answer was not had."""
+        try:
+            await self._write(appends, lost)
         finally:
             for pending in appends:
                 pending.fail(LedgerUnavailable(f"The writer broke down; ask again: {pending.stream} is in doubt."))
@@ -146,21 +211,26 @@ class Writer:
             self._room.set()
         return taken
 
-    async def _write(self, appends: list[Pending]) -> None:
-        """Commits what can be, answers every append; a Postgres that is away is waited for."""
+    async def _write(self, appends: list[Pending], lost: Exception | None = None) -> None:
+        """Commits what can be, on the locked path; a Postgres that is away is waited for."""
+        self._tip = None
         for attempt in count():
-            try:
-                async with asyncio.timeout(ATTEMPT_SECONDS):
-                    if not await self._fast(appends):
-                        await self._locked(appends)
-                return
-            except (*LOST, TimeoutError) as error:
+            if lost is not None:
                 for pending in appends:
                     pending.attempted = True
-                await self._reconnect(appends, error, attempt)
+                await self._reconnect(appends, lost, attempt)
                 appends = [pending for pending in appends if not pending.future.done()]
                 if not appends:
                     return
+            try:
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    await self._locked(appends)
+                    if not self._contended:
+                        self._pipe = self._pipe or Pipe(await self._connect())
+                        self._tip = self._head
+                return
+            except (*LOST, TimeoutError) as error:
+                lost = error
             except (psycopg.DataError, psycopg.IntegrityError) as error:
                 # Something in one of them cannot be stored: find it by writing each alone.
                 if len(appends) == 1:
@@ -169,21 +239,6 @@ class Writer:
                 for pending in appends:
                     await self._write([pending])
                 return
-
-    async def _fast(self, appends: list[Pending]) -> bool:
-        if self._contended or self._head is None or (starts := bases(appends)) is None:
-            return False
-        if self._pipe is None:
-            self._pipe = Pipe(await self._connect())
-        group = compose(appends, self._head)
-        floor = await self._partitions.holding(await self._connected(), group.after.position)
-        try:
-            written = await self._pipe.send(SQL["append"], parameters(group, claims(appends, starts, floor))) > 0
-        except (psycopg.errors.UniqueViolation, psycopg.errors.RestrictViolation):
-            return False
-        if written:
-            self._settle(appends, group)
-        return written
 
     async def _locked(self, appends: list[Pending]) -> None:
         connection = await self._connected()
@@ -254,7 +309,7 @@ class Writer:
             await self._pipe.close()
         if self._connection is not None:
             await self._connection.close()
-        self._pipe = self._connection = self._head = None
+        self._pipe = self._connection = self._head = self._tip = None
 
     async def _connected(self) -> Connection:
         if self._connection is None:
@@ -275,6 +330,16 @@ class Writer:
                 )
                 pending.fail(LedgerUnavailable(f"{why} not known: ask again with the same ids, that is always safe."))
         await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+
+
+async def _to_its_end(step: Coroutine[None, None, None]) -> None:
+    """Cancelled in the middle of it, it goes on to its end first."""
+    task = asyncio.ensure_future(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _found(connection: Connection, pending: Pending, first: Recorded) -> list[Recorded] | AlreadyRecorded:

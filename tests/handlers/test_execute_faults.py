@@ -40,15 +40,15 @@ async def test_the_answers_of_commands_that_were_recorded_together_survive_a_los
     await executor.execute("w", start(*WIDE))
     send, losses = Pipe.send, 1
 
-    async def losing(pipe: Pipe, *statement: Any) -> int:
+    async def lose(answer: asyncio.Future[int]) -> int:
         nonlocal losses
-        written = await send(pipe, *statement)
+        written = await answer
         if losses:
             losses -= 1
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return written
 
-    monkeypatch.setattr(Pipe, "send", losing)
+    monkeypatch.setattr(Pipe, "send", lambda *statement: asyncio.ensure_future(lose(send(*statement))))
     orders = [order(completed(f"t{number}/1", number + 1)) for number in range(5)]
     answers = await asyncio.gather(*(executor.execute("w", it) for it in orders))
     assert losses == 0
@@ -72,10 +72,10 @@ async def test_what_was_sent_and_not_recorded_is_not_taken_for_what_another_proc
             await Executor(other).execute("w", orders[0])
         await reconnect(*about)
 
-    async def broken(*_: Any) -> int:
+    async def broken() -> int:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(Pipe, "send", broken)
+    monkeypatch.setattr(Pipe, "send", lambda *_: asyncio.ensure_future(broken()))
     monkeypatch.setattr(ledger._writer, "_reconnect", meanwhile)
     answers = await asyncio.gather(*(executor.execute("w", it) for it in orders))
     for one, answer in zip(orders, answers, strict=True):

@@ -8,7 +8,7 @@ import os
 import random
 import selectors
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,8 +19,7 @@ from appends import SECONDS, append, fill, until
 
 from ledger import postgres, writer
 from ledger.append import Append
-from ledger.arrays import Column
-from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, UnsafeServer
+from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, UnsafeServer, WrongVersion
 from ledger.group import Pending
 from ledger.ledger import Ledger
 from ledger.migrate import migrate
@@ -82,15 +81,15 @@ def lose_answers(monkeypatch: pytest.MonkeyPatch, losses: int) -> Callable[[], i
     """So many statements are carried out, and the connection breaks before anyone hears of it; how many are left."""
     send = Pipe.send
 
-    async def losing(pipe: Pipe, sql: str, parameters: Mapping[str, Column]) -> int:
+    async def lose(answer: asyncio.Future[int]) -> int:
         nonlocal losses
-        written = await send(pipe, sql, parameters)
+        written = await answer
         if losses:
             losses -= 1
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return written
 
-    monkeypatch.setattr(Pipe, "send", losing)
+    monkeypatch.setattr(Pipe, "send", lambda *statement: asyncio.ensure_future(lose(send(*statement))))
     return lambda: losses
 
 
@@ -100,12 +99,58 @@ async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monk
     left = lose_answers(monkeypatch, 2)
     command = uuid4()
     first = await ledger.append(append("workflow-a", 1, 2, command=command))
-    others = await asyncio.gather(*(fill(ledger, f"workflow-w{number}", 2) for number in range(5)))
-    assert left() == 0
+    others: list[list[Recorded]] = []
+    while left():
+        others.append(await fill(ledger, f"workflow-w{len(others)}", 2))
     assert first == await ledger.find_command(command)
     assert [event.version for event in first] == [2, 3]
-    assert [len(events) for events in others] == [2] * 5
-    assert (await ledger.verify()).events == 13
+    assert {len(events) for events in others} == {2}
+    assert (await ledger.verify()).events == 3 + 2 * len(others)
+
+
+async def two_groups(ledger: Ledger, *last: Append) -> list[asyncio.Task[list[Recorded]]]:
+    """Appends in two groups that were sent one after the other, as long as somebody else holds the head's lock."""
+    many = writer.WORTH_A_COMMIT_EVENTS
+    await until(lambda: ledger._writer._tip is not None)
+    appends = [*(append(f"workflow-w{number}", 0) for number in range(2 * many - len(last))), *last]
+    calls = [asyncio.create_task(ledger.append(one)) for one in appends]
+    await until(lambda: [len(flight.appends) for flight in ledger._writer._flying] == [many, many])
+    return calls
+
+
+@pytest.mark.parametrize("lost", ["neither", "both"])
+async def test_of_two_groups_under_way_only_a_conflict_fails_and_it_fails_alone(
+    ledger: Ledger, postgres_url: str, tenant: str, lost: str
+) -> None:
+    last = [append("workflow-a", 5), append("workflow-b", 5), append("workflow-c", 0)]
+    await fill(ledger, "workflow-a", 1)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as slow:
+        await slow.execute(f"SELECT 1 FROM cairn_{tenant}.ledger_head FOR UPDATE")
+        calls = await two_groups(ledger, *last)
+        if lost == "both":
+            assert ledger._writer._pipe is not None
+            await slow.execute("SELECT pg_terminate_backend(%s)", (ledger._writer._pipe.backend_pid,))
+        await slow.rollback()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[-3:]] == [WrongVersion, WrongVersion, list]
+    recorded = [event for outcome in outcomes if isinstance(outcome, list) for event in outcome]
+    assert recorded == await ledger.read(1)
+    assert (await ledger.verify()).events == len(outcomes) - 1
+
+
+async def test_two_groups_under_way_are_committed_when_nobody_hears_of_it(
+    ledger: Ledger, postgres_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(ledger, "workflow-a", 1)
+    left = lose_answers(monkeypatch, 1)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as slow:
+        await slow.execute(f"SELECT 1 FROM cairn_{tenant}.ledger_head FOR UPDATE")
+        calls = await two_groups(ledger)
+        await slow.rollback()
+    answers = await asyncio.gather(*calls)
+    assert left() == 0
+    assert [event for answer in answers for event in answer] == await ledger.read(1)
+    assert (await ledger.verify()).events == len(answers) + 1
 
 
 async def test_an_unheard_append_of_several_commands_is_answered_whole(
@@ -139,7 +184,8 @@ async def test_a_process_suspended_in_the_middle_of_a_transaction_begins_it_agai
 ) -> None:
     """Postgres ends the session of one that holds the head's lock for too long: that is a lost connection, no fault."""
     await fill(ledger, "workflow-a", 1)
-    ledger._writer._contended = 1
+    await until(lambda: ledger._writer._tip is not None)
+    ledger._writer._tip = None
     survey, suspended = writer.survey, False
 
     async def suspending(connection: Connection, appends: Sequence[Pending]) -> Any:
@@ -187,7 +233,7 @@ async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_ur
         async with slow.transaction():
             await slow.execute("SELECT 1 FROM ledger_head FOR UPDATE")
             sent = asyncio.create_task(alone.append(append("workflow-a", 1)))
-            await until(lambda: not alone._queue and alone._work.is_set() and sent.get_coro() is not None)
+            await until(lambda: bool(alone._flying))
             queued = asyncio.create_task(alone.append(append("workflow-a", 2)))
             await until(lambda: bool(alone._queue))
             running.cancel()
