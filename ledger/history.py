@@ -1,44 +1,31 @@
 """All that was recorded, wherever it is: in the table, or in the archive as one file for each partition moved there.
 
-`partitions` in Postgres says which positions are in which file, and its sha256: a file is compared with that the first
-time a process reads it. What every append asks of archived events is kept in Postgres: `archived_commands`,
-`archived_streams`. The table is asked first and the archive afterwards: a partition leaves the table in the very
-transaction that makes its segment known, so whatever was missed there is found here.
+What every append asks of archived events is kept in Postgres: `archived_commands`, `archived_streams`. The table is
+asked first and the archive afterwards (`ledger/archive.py` says why).
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from ledger import arrays
+from ledger.append import VERSIONS
+from ledger.archive import Archive, Partition, joined
 from ledger.errors import SegmentUnreadable
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ledger.rows import answer_from, select
-from ledger.segment import Segment, digest_of
+from ledger.segment import Segment
 from ledger.sql import SQL
 
 T = TypeVar("T")
 
 END = 2**63 - 1
 ANSWER_EVENTS = 100
-
-
-class Partition(NamedTuple):
-    """A range of positions; with a `segment`, the file that holds them."""
-
-    first: int
-    last: int
-    segment: str | None
-    sha256: bytes | None
-    previous: bytes | None
-    digest: bytes | None
-    archived_at: datetime | None
 
 
 class History:
@@ -48,8 +35,7 @@ class History:
     """
 
     def __init__(self, archive: Path | None) -> None:
-        self._folder = archive
-        self._checked: set[tuple[object, ...]] = set()
+        self._archive = Archive(archive)
 
     async def read(self, connection: Connection, after: int, limit: int, to: int = END) -> list[Recorded]:
         """At most `limit` events after a position, up to and with `to`, in order."""
@@ -58,15 +44,20 @@ class History:
         if events[0].position == after + 1 if events else to == END:
             return events
         older = await self._archived(connection, max(after, 0), limit, to)
-        return [*older, *(one for one in events if not older or one.position > older[-1].position)][:limit]
+        return joined(older, events, limit)
 
     async def read_stream(self, connection: Connection, stream: str, after: int, limit: int) -> list[Recorded]:
         """At most `limit` events of a stream after a version, in order."""
-        events = await select(connection, "read_stream", stream=stream, after=after, limit=limit)
+        events = await select(connection, "read_stream", stream=stream, after=after, to=VERSIONS, limit=limit)
         if events and events[0].version == after + 1:
             return events
-        older = await self._archived_stream(connection, stream, after, limit)
-        return [*older, *(one for one in events if not older or one.version > older[-1].version)][:limit]
+        cursor = await connection.execute(SQL["archived_stream"], {"stream": stream}, prepare=True, binary=True)
+        known = await cursor.fetchone()
+        if known is None or known[0] <= after:
+            return events
+        there = await partitions(connection)
+        older = await asyncio.to_thread(self._archive.stream, there, stream, known, after, limit)
+        return joined(older, events, limit)
 
     async def find(self, connection: Connection, ids: Sequence[UUID]) -> list[Recorded]:
         """The events of these ids that exist, in order. For those not in the table every file is asked."""
@@ -112,45 +103,13 @@ class History:
             after = chunk[-1].position
         return events
 
-    async def _archived_stream(self, connection: Connection, stream: str, after: int, limit: int) -> list[Recorded]:
-        """None if the next is not in the archive."""
-        cursor = await connection.execute(SQL["archived_stream"], {"stream": stream}, prepare=True, binary=True)
-        row = await cursor.fetchone()
-        if row is None or row[0] <= after:
-            return []
-        version, first, last = row
-        events: list[Recorded] = []
-        wanted = min(limit, version - after)
-        for partition in await partitions(connection):
-            if partition.segment and partition.first <= last and partition.last >= first and len(events) < wanted:
-                left, behind = wanted - len(events), after + len(events)
-                events += await self._ask(partition, partial(Segment.stream, stream=stream, after=behind, limit=left))
-        if [event.version for event in events] != list(range(after + 1, after + wanted + 1)):
-            raise SegmentUnreadable(f"the archive does not hold versions {after + 1} to {after + wanted} of {stream}")
-        return events
-
     async def _holding(self, connection: Connection, position: int) -> Partition | None:
         cursor = await connection.execute(SQL["archived"], {"position": position}, prepare=True, binary=True)
         row = await cursor.fetchone()
         return Partition(*row) if row else None
 
     async def _ask(self, partition: Partition, question: Callable[[Segment], T]) -> T:
-        if self._folder is None:
-            raise SegmentUnreadable(
-                f"positions {partition.first} to {partition.last} are in the archive, in {partition.segment}:"
-                " open the ledger with the folder of its archive"
-            )
-        return await asyncio.to_thread(self._asked, self._folder / str(partition.segment), partition, question)
-
-    def _asked(self, path: Path, partition: Partition, question: Callable[[Segment], T]) -> T:
-        with Segment(path) as segment:
-            stat = path.stat()
-            version = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-            if version not in self._checked:
-                if (found := digest_of(path)) != partition.sha256:
-                    raise SegmentUnreadable(f"{path} is not the file that was written: its sha256 is {found.hex()}")
-                self._checked.add(version)
-            return question(segment)
+        return await asyncio.to_thread(self._archive.ask, partition, question)
 
 
 async def partitions(connection: Connection) -> list[Partition]:

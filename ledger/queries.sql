@@ -59,8 +59,9 @@ UPDATE ledger_head SET epoch = %(next)s WHERE epoch = %(given_up)s
 -- read: what came after a position, at most up to another, in order.
 SELECT * FROM events WHERE position > %(after)s AND position <= %(to)s ORDER BY position LIMIT %(limit)s
 
--- read_stream: what came after a version of one stream, in order.
-SELECT * FROM events WHERE stream = %(stream)s AND version > %(after)s ORDER BY version LIMIT %(limit)s
+-- read_stream: what came after a version of one stream, at most up to another, in order.
+SELECT * FROM events WHERE stream = %(stream)s AND version > %(after)s AND version <= %(to)s
+ORDER BY version LIMIT %(limit)s
 
 -- find: the events of these ids that exist, in order.
 SELECT * FROM events WHERE id = ANY(%(ids)s::uuid[]) ORDER BY position
@@ -70,16 +71,10 @@ SELECT * FROM events
 WHERE stream = %(stream)s AND version > %(after)s AND version <= %(after)s + %(limit)s AND causation_id = %(cause)s
 ORDER BY version
 
--- firsts: the first event of each stream that has one.
-SELECT * FROM events WHERE stream = ANY(%(streams)s::text[]) AND version = 1
-
--- es_events: what came after a version of one stream, up to another, in order.
-SELECT * FROM events WHERE stream = %(stream)s AND version > %(after)s AND version <= %(to)s
-ORDER BY version LIMIT %(limit)s
-
--- es_events_back: the same, the last first.
-SELECT * FROM events WHERE stream = %(stream)s AND version > %(after)s AND version <= %(to)s
-ORDER BY version DESC LIMIT %(limit)s
+-- es_newest: the last event of each stream that has one in the table.
+SELECT newest.* FROM unnest(%(streams)s::text[]) AS asked (stream) CROSS JOIN LATERAL (
+    SELECT * FROM events WHERE events.stream = asked.stream ORDER BY version DESC LIMIT 1
+) AS newest
 
 -- es_notifications: what came after a position, up to another, in an application's streams; of these types, or of all.
 SELECT * FROM events
@@ -87,8 +82,11 @@ WHERE position > %(after)s AND position <= %(to)s AND starts_with(stream, %(pref
   AND (%(types)s::text[] IS NULL OR type = ANY(%(types)s::text[]))
 ORDER BY position LIMIT %(limit)s
 
--- es_last: the position of an application's last event.
+-- es_last: the position of an application's last event, if that is in the table.
 SELECT position FROM events WHERE starts_with(stream, %(prefix)s) ORDER BY position DESC LIMIT 1
+
+-- es_archived: the positions of an application's first and last archived event.
+SELECT min(first), max(last) FROM archived_streams WHERE starts_with(stream, %(prefix)s)
 
 -- es_track: an application has come this far; nothing happens if it was as far already.
 INSERT INTO es_tracking VALUES (%(application)s, %(upstream)s, %(position)s)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from ledger import arrays
+from ledger.archive import Partition
 from ledger.codec import event_id
 from ledger.errors import ArchiveBusy, BrokenChain
-from ledger.history import Partition, partitions
+from ledger.history import partitions
 from ledger.names import schema_of
 from ledger.postgres import Connection
 from ledger.recorded import Recorded

@@ -12,11 +12,11 @@ Nothing here waits for Postgres; all of it blocks, so call it in a thread.
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import file_digest, sha256
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from uuid import UUID
 
@@ -33,7 +33,9 @@ CREATE TABLE segment (first INTEGER NOT NULL, last INTEGER NOT NULL, previous BL
 CREATE TABLE blocks (first INTEGER PRIMARY KEY, events BLOB NOT NULL);
 CREATE TABLE keys (key INTEGER, block INTEGER, PRIMARY KEY (key, block)) WITHOUT ROWID;
 """
-_FROM = "SELECT events FROM blocks WHERE first >= (SELECT max(first) FROM blocks WHERE first <= ?) ORDER BY first"
+_FROM = """
+SELECT events FROM blocks WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= ?), 0) ORDER BY first
+"""
 _OF = "SELECT events FROM keys JOIN blocks ON first = block WHERE key = ? ORDER BY block"
 
 _Fields = tuple[
@@ -112,6 +114,11 @@ class Segment:
     def events(self, after: int, limit: int) -> list[Recorded]:
         """At most `limit` after a position, in order."""
         return list(islice((one for one in self._blocks(_FROM, after + 1) if one.position > after), limit))
+
+    def those(self, wanted: Callable[[Recorded], bool], after: int, to: int, limit: int) -> list[Recorded]:
+        """At most `limit` that are wanted, after a position, up to and with `to`, in order."""
+        between = takewhile(lambda one: one.position <= to, self._blocks(_FROM, after + 1))
+        return list(islice((one for one in between if one.position > after and wanted(one)), limit))
 
     def stream(self, stream: str, after: int, limit: int) -> list[Recorded]:
         """At most `limit` of a stream after a version, in order."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from eventsourcing.persistence import (
@@ -16,7 +16,7 @@ from eventsourcing.persistence import (
     Tracking,
     TrackingRecorder,
 )
-from psycopg import Cursor
+from psycopg import Cursor, Rollback
 from psycopg.rows import TupleRow
 
 from ledger import arrays
@@ -27,11 +27,11 @@ from ledger.eventsourcing.store import Store, Survey, patiently
 from ledger.eventsourcing.subscription import LedgerSubscription
 from ledger.foreign import PREFIX, Foreign
 from ledger.group import Draft
+from ledger.history import END
 from ledger.postgres import Blocking
 from ledger.recorded import Recorded
 from ledger.sql import SQL
 
-END = 2**63 - 1
 FIRST_VERSIONS = (0, 1)
 """An aggregate counts its events from one of these; the ledger counts those of every stream from 1."""
 
@@ -56,15 +56,15 @@ class LedgerAggregateRecorder(AggregateRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
+        stream = self.names.stream(originator_id)
         # A stream's version is the aggregate's, or one more: so there is at most one that was not asked for.
-        found = self.store.events(
-            "es_events_back" if desc else "es_events",
-            stream=self.names.stream(originator_id),
-            after=0 if gt is None else gt,
-            to=VERSIONS if lte is None else lte + 1,
-            limit=None if limit is None else limit + 1,
-        )
-        events = [StoredEvent(originator_id, *_stored(recorded)) for recorded in found]
+        after, to = max(0, gt or 0), VERSIONS if lte is None else lte + 1
+        some = VERSIONS if limit is None else limit + 1
+        if desc and limit is not None:
+            ((_, version),) = self.store.rows("versions", streams=arrays.texts([stream]))
+            after = max(after, min(to, version) - some)
+        found = self.store.read_stream(stream, after, to, some)
+        events = [StoredEvent(originator_id, *_stored(recorded)) for recorded in (reversed(found) if desc else found)]
         least, most = -1 if gt is None else gt, VERSIONS if lte is None else lte
         return [event for event in events if least < event.originator_version <= most][:limit]
 
@@ -73,24 +73,39 @@ class LedgerAggregateRecorder(AggregateRecorder):
         self, command: UUID, stored_events: Sequence[StoredEvent], tracking: Tracking | None = None
     ) -> list[int]:
         """The events' positions. Of a repeat after a lost answer `command` tells that the first attempt succeeded."""
-        with self.store.connection() as connection, connection.pipeline(), connection.transaction():
-            events = [Foreign.of(event.topic, event.originator_version, event.state) for event in stored_events]
-            streams = [self.names.stream(event.originator_id) for event in stored_events]
-            tracked = tracking and _track(connection, self.names.application, tracking)
-            survey = Survey(connection, streams, event_id(command, 0)) if events else None
-            if survey is not None and survey.found is not None:
-                return [survey.found.position + index for index in range(len(events))]
-            if tracked and not tracked.fetchone():
-                raise IntegrityError(f"{self.names.application} has processed {tracking} already.")
-            return survey.append(self._drafts(command, streams, events, survey)) if survey else []
+        counted_from: dict[str, int] = {}
+        while True:
+            with self.store.connection() as connection, connection.pipeline(), connection.transaction():
+                events = [Foreign.of(event.topic, event.originator_version, event.state) for event in stored_events]
+                streams = [self.names.stream(event.originator_id) for event in stored_events]
+                tracked = tracking and _track(connection, self.names.application, tracking)
+                survey = Survey(connection, streams, event_id(command, 0)) if events else None
+                if survey is not None and survey.found is not None:
+                    return [survey.found + index for index in range(len(events))]
+                if tracked and not tracked.fetchone():
+                    raise IntegrityError(f"{self.names.application} has processed {tracking} already.")
+                if survey is None:
+                    return []
+                counted_from |= {stream: _counted_from(newest) for stream, newest in survey.newest.items()}
+                archived = [
+                    stream for stream, version in survey.versions.items() if version and stream not in counted_from
+                ]
+                if not archived:
+                    return survey.append(self._drafts(command, streams, events, survey.versions, counted_from))
+                raise Rollback  # nobody reads a file while all the others wait for the head's lock
+            counted_from |= {stream: _counted_from(self.store.read_stream(stream, 0, 1, 1)[0]) for stream in archived}
 
     def _drafts(
-        self, command: UUID, streams: Sequence[str], events: Sequence[Foreign], survey: Survey
+        self,
+        command: UUID,
+        streams: Sequence[str],
+        events: Sequence[Foreign],
+        versions: dict[str, int],
+        counted_from: dict[str, int],
     ) -> Iterator[Draft]:
         """One for every run of events of the same aggregate. IntegrityError if an event does not follow the last."""
-        counted_from = {stream: _stored(first)[0] for stream, first in survey.firsts.items()}
         for stream, indexes in groupby(range(len(events)), key=streams.__getitem__):
-            expected = survey.versions[stream]
+            expected = versions[stream]
             new: list[NewEvent] = []
             for index in indexes:
                 event = events[index]
@@ -101,7 +116,7 @@ class LedgerAggregateRecorder(AggregateRecorder):
                         f" counted from {first}; from 0 or 1 it has to be)."
                     )
                 new.append(NewEvent(event, event_id(command, index), self.names.application, causation_id=str(command)))
-            survey.versions[stream] = expected + len(new)
+            versions[stream] = expected + len(new)
             yield Draft(Append(stream, expected, new))
 
 
@@ -123,12 +138,11 @@ class LedgerApplicationRecorder(LedgerAggregateRecorder, ApplicationRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        found = self.store.events(
-            "es_notifications",
-            prefix=self.names.prefix,
-            after=0 if start is None else start - inclusive_of_start,
+        found = self.store.read_streams(
+            self.names.prefix,
+            [PREFIX + topic for topic in topics],
+            after=max(0, 0 if start is None else start - inclusive_of_start),
             to=END if stop is None else stop,
-            types=arrays.texts([PREFIX + topic for topic in topics]) if topics else None,
             limit=limit,
         )
         return [
@@ -137,8 +151,10 @@ class LedgerApplicationRecorder(LedgerAggregateRecorder, ApplicationRecorder):
         ]
 
     def max_notification_id(self) -> int | None:
-        found = self.store.rows("es_last", prefix=self.names.prefix)
-        return found[0][0] if found else None
+        if found := self.store.rows("es_last", prefix=self.names.prefix):
+            return cast(int, found[0][0])
+        ((_, last),) = self.store.rows("es_archived", prefix=self.names.prefix)
+        return cast(int | None, last)
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> LedgerSubscription:
         return LedgerSubscription(self, gt, topics)
@@ -229,3 +245,7 @@ def _stored(recorded: Recorded) -> tuple[int, str, bytes]:
     event = recorded.event
     assert isinstance(event, Foreign), recorded.type
     return event.version, event.name, event.payload
+
+
+def _counted_from(recorded: Recorded) -> int:
+    return _stored(recorded)[0] - recorded.version + 1

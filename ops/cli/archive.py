@@ -16,7 +16,7 @@ from ops.cli.stop import CONFLICT, NOT_FOUND, OK, USAGE, Stop
 from ops.cli.text import say
 
 if TYPE_CHECKING:
-    from ledger.history import Partition
+    from ledger.archive import Partition
     from ledger.postgres import Connection
     from ops.settings import Settings
 
@@ -80,8 +80,8 @@ def _until(before: str) -> int | datetime:
 
 
 async def _move(settings: "Settings", until: int | datetime, dry_run: bool) -> list[dict[str, Any]]:
+    from ledger.archive import Partition
     from ledger.errors import ArchiveBusy
-    from ledger.history import Partition
     from ledger.retire import closed, lock, retire
 
     async with _connected(settings) as connection:

@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 from appends import all_of, append, fill, followed, partitioned
 
+from ledger.archive import Partition
 from ledger.audit import audit
 from ledger.errors import AlreadyRecorded, ArchiveBusy, BrokenChain, SegmentUnreadable, WrongVersion
-from ledger.history import Partition
 from ledger.ledger import Ledger
 from ledger.postgres import connect
 from ledger.recorded import Recorded
