@@ -2,8 +2,9 @@
 
 Its applications, views and process managers then keep their events in the ledger: in the same table, under the same
 lock of the head, in the same order, chain and stream as everybody's. Besides PERSISTENCE_MODULE it takes DATABASE_URL,
-CAIRN_TENANT (`main`), ORIGINATOR_ID_TYPE (`uuid`; `text` for ids that are strings) and CREATE_TABLE (`no`: somebody
-else migrates the tenant's schema); as always in the library, `<APPLICATION>_` before a name means that one alone.
+CAIRN_TENANT (`main`), CAIRN_DATA_DIR (the system's: in its `archive` is what `cairn archive` moved out of Postgres),
+ORIGINATOR_ID_TYPE (`uuid`; `text` for ids that are strings) and CREATE_TABLE (`no`: somebody else migrates the tenant's
+schema); as always in the library, `<APPLICATION>_` before a name means that one alone.
 
 *Where things stand.* The stream of an aggregate is `es-<application>-<id>` (`names.py`), so applications do not meet,
 whatever ids they choose. Type and state are those of `ledger/foreign.py`; the event's topic is its type. The actor is
@@ -14,6 +15,8 @@ Tracking and snapshots are tables beside the events: they are no facts.
 *Order and failure.* Recorders promise what `ledger.Ledger` does, for one call of `insert_events`: all or nothing,
 durable on return, IntegrityError where another was first. Postgres away: ten attempts, as the library does.
 A subscription polls the head and misses nothing; it needs neither triggers nor NOTIFY.
+Archived events are read like all others; without CAIRN_DATA_DIR, or if a file is not as it was written, whoever needs
+one gets InternalError.
 *Not promised.* Group commit: every call is a transaction of its own.
 
 *Erasure.* `cipher.py`: a key for each person, and what is gone with it.

@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from psycopg import AsyncTransaction
@@ -16,6 +18,8 @@ from psycopg import AsyncTransaction
 from ledger import retire, segment
 from ledger.postgres import connect
 
+ALL = 1_000_000
+ONE_AT_A_TIME = Lock()
 POINTS: dict[str, tuple[Any, str]] = {
     "start of the file": (segment.Writing, "__init__"),
     "a block": (segment.Writing, "add"),
@@ -47,6 +51,16 @@ async def main(dsn: str, tenant: str, folder: Path, before: int) -> None:
         await retire.lock(connection, tenant)
         for partition in await retire.closed(connection, before):
             await retire.retire(connection, tenant, folder, partition)
+        # By itself the server lets go only some time after we have closed the connection.
+        await connection.execute("SELECT pg_advisory_unlock_all()")
+
+
+def archive_of(env: dict[str, str], before: int = ALL) -> list[Path]:
+    """Archives the closed partitions of an `eventsourcing` application's ledger; answers with the files there are."""
+    folder = Path(env["CAIRN_DATA_DIR"], "archive")
+    with ONE_AT_A_TIME, ThreadPoolExecutor(1) as apart:  # the caller's thread may have an event loop of its own
+        apart.submit(asyncio.run, main(env["DATABASE_URL"], env["CAIRN_TENANT"], folder, before)).result()
+    return sorted(folder.glob("*.segment"))
 
 
 if __name__ == "__main__":

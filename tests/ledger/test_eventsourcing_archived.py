@@ -1,8 +1,6 @@
 """Events of `eventsourcing` applications in the archive are as good as in the table: two ledgers are told the same, one
 of them is archived again and again, and nothing they answer differs."""
 
-import asyncio
-import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,25 +12,19 @@ from threading import Event
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
-import archiving
 import pytest
 from appends import SECONDS, partitioned
+from archiving import ALL, archive_of
 from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import IntegrityError, InternalError, Tracking
 from eventsourcing.projection import Projection, ProjectionRunner
-from eventsourcing.tests import application as application_suite
-from eventsourcing.tests import persistence as suite
-from eventsourcing.tests import projection as projection_suite
 from stored import stored
-from test_eventsourcing import OnTheLedger
-from test_eventsourcing_applications import CountersView
 
 from ledger.eventsourcing import Factory
 from ledger.eventsourcing.recorders import LedgerApplicationRecorder, LedgerTrackingRecorder
 
 PARTITION_EVENTS = 5
-ALL = 1_000_000
 
 
 @pytest.fixture
@@ -43,15 +35,6 @@ def postgres_url(postgres_url: str) -> str:
 @pytest.fixture
 def es_env(es_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
     return {**es_env, "CAIRN_DATA_DIR": str(tmp_path)}
-
-
-def archive(env: dict[str, str], before: int = ALL) -> list[Path]:
-    """Every closed partition; answers with the files there are."""
-    folder = Path(env["CAIRN_DATA_DIR"], "archive")
-    with ThreadPoolExecutor(1) as apart:  # the caller's thread may have an event loop of its own
-        moving = archiving.main(env["DATABASE_URL"], env["CAIRN_TENANT"], folder, before)
-        apart.submit(asyncio.run, moving).result()
-    return sorted(folder.glob("*.segment"))
 
 
 @pytest.fixture
@@ -119,7 +102,7 @@ def test_no_answer_tells_what_was_archived(twins: tuple[Any, Any], es_env: dict[
             ask = [twin[name].insert_events(events) for twin in (archived, whole)]
             assert ask[0] == ask[1]
         if round_ % 3 == 2:
-            files = archive(es_env, rng.choice((ALL, 5 * round_)))
+            files = archive_of(es_env, rng.choice((ALL, 5 * round_)))
             assert_same(twins, originators, seed + round_)
     assert len(files) >= 3
     for name, originator, at in product(("bank", "bank2"), originators[:-1], range(-1, 15)):
@@ -131,7 +114,7 @@ def test_no_answer_tells_what_was_archived(twins: tuple[Any, Any], es_env: dict[
     for (name, originator), at in recorded.items():
         tried = [twin[name].insert_events([stored(originator, at), stored(originator, at + 1)]) for twin in twins]
         assert tried[0] == tried[1]
-    archive(es_env)
+    archive_of(es_env)
     assert_same(twins, originators, seed + 12)
 
 
@@ -142,7 +125,7 @@ def test_a_stale_append_to_a_stream_that_is_wholly_archived_is_a_conflict(
     dog, filler = uuid4(), uuid4()
     recorder.insert_events([stored(dog, at) for at in (1, 2, 3)])
     recorder.insert_events([stored(filler, at) for at in range(10)])
-    assert len(archive(es_env)) == 2
+    assert len(archive_of(es_env)) == 2
     for wrong in (0, 1, 3, 5):
         with pytest.raises(IntegrityError, match="has 3 events, counted from 1"):
             recorder.insert_events([stored(filler, 10), stored(dog, wrong)])
@@ -156,7 +139,7 @@ def test_tracking_is_kept_with_an_append_to_an_archived_stream_and_only_with_it(
         recorder = factory.process_recorder()
         recorder.insert_events([stored(dog, 1)], tracking=Tracking("up", 1))
         recorder.insert_events([stored(uuid4(), 1) for _ in range(9)])
-        archive(es_env)
+        archive_of(es_env)
         with pytest.raises(IntegrityError, match="Wrong version"):
             recorder.insert_events([stored(dog, 1)], tracking=Tracking("up", 2))
         assert recorder.max_tracking_id("up") == 1
@@ -172,7 +155,7 @@ def test_an_attempt_whose_answer_was_lost_is_not_made_twice_once_it_is_archived(
     command, dog = uuid4(), uuid4()
     first = recorder._record(command, [stored(dog, 1), stored(dog, 2)])
     recorder.insert_events([stored(uuid4(), 1) for _ in range(9)])
-    archive(es_env)
+    archive_of(es_env)
     assert recorder._record(command, [stored(dog, 1), stored(dog, 2)]) == first == [1, 2]
 
 
@@ -215,7 +198,7 @@ def test_an_application_and_its_projection_live_through_an_archive(
                 dog.learn(f"trick {number}")
             kennel.save(dog)
         kennel.take_snapshot(dogs[1].id, version=3)
-        assert len(archive(es_env)) == 4
+        assert len(archive_of(es_env)) == 4
         with ProjectionRunner(
             application_class=Kennel, projection_class=Watching, view_class=Seen, env={**es_env, **cipher}
         ) as runner:
@@ -225,7 +208,7 @@ def test_an_application_and_its_projection_live_through_an_archive(
                 assert found.tricks == [f"trick {number}" for number in range(5)]
                 found.learn("one more")
                 kennel.save(found)
-                archive(es_env)
+                archive_of(es_env)
             assert kennel.repository.get(dogs[0].id, version=3).tricks == ["trick 0", "trick 1"]
             runner.wait(kennel.recorder.max_notification_id(), timeout=SECONDS)
     assert Seen.ids == [*range(1, 29)]
@@ -243,7 +226,7 @@ def test_a_subscription_misses_nothing_while_what_it_reads_is_archived(recorder:
 
     def move() -> None:
         while not done.is_set():
-            archive(es_env)
+            archive_of(es_env)
 
     with closing(Factory(es_env)) as factory, ThreadPoolExecutor(2) as threads:
         factory.names = factory.names._replace(application="other")
@@ -253,7 +236,7 @@ def test_a_subscription_misses_nothing_while_what_it_reads_is_archived(recorder:
             seen = [next(subscription).id for _ in range(events)]
         for job in running:
             job.result()
-        archive(es_env)
+        archive_of(es_env)
         assert seen == [found.id for found in recorder.select_notifications(1, 1000)]
         assert len(other.select_notifications(1, 1000)) == events // 2
 
@@ -265,7 +248,7 @@ def test_what_cannot_be_read_in_the_archive_is_said_and_not_left_out(
     old, live = uuid4(), uuid4()
     recorder.insert_events([stored(old, at) for at in range(9)])
     recorder.insert_events([stored(live, at) for at in range(9)])
-    first, *_ = archive(es_env, 10)
+    first, *_ = archive_of(es_env, 10)
     said = first.name
     match damage:
         case "missing":
@@ -288,55 +271,3 @@ def test_what_cannot_be_read_in_the_archive_is_said_and_not_left_out(
         assert len(later.select_events(live)) == 9
         assert len(later.select_notifications(11, 10)) == 8
         assert later.insert_events([stored(live, 9)]) == [19]
-
-
-class ArchivedBeforeEveryRead(LedgerApplicationRecorder):
-    env: ClassVar[dict[str, str]]
-
-    def select_events(self, *asked: Any, **named: Any) -> Any:
-        archive(self.env)
-        return super().select_events(*asked, **named)
-
-    def select_notifications(self, *asked: Any, **named: Any) -> Any:
-        archive(self.env)
-        return super().select_notifications(*asked, **named)
-
-    def max_notification_id(self) -> int | None:
-        archive(self.env)
-        return super().max_notification_id()
-
-
-@pytest.fixture
-def archiving_env(es_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Where a user's application finds its settings: every partition of two events is archived as soon as possible."""
-    ArchivedBeforeEveryRead.env = env = {**es_env, "DATABASE_URL": es_env["DATABASE_URL"].replace("%3D5", "%3D2")}
-    for name, value in {**env, "APPLICATION_RECORDER_TOPIC": f"{__name__}:{ArchivedBeforeEveryRead.__name__}"}.items():
-        monkeypatch.setenv(name, value)
-    return env
-
-
-class TestApplicationRecorder(OnTheLedger, suite.ApplicationRecorderTestCase[Any]):
-    """The library's own suites; what is closed is archived before each of their questions. Without its races."""
-
-    test_performance = test_concurrent_no_conflicts = test_concurrent_throughput = None  # type: ignore[assignment]
-
-    @pytest.fixture(autouse=True)
-    def place(self, archiving_env: dict[str, str]) -> Iterator[None]:
-        with closing(Factory({**os.environ})) as self.factory:
-            yield
-
-    def create_recorder(self) -> Any:
-        return self.factory.application_recorder()
-
-    def test_insert_subscribe(self) -> None:
-        self.optional_test_insert_subscribe()
-
-
-@pytest.mark.usefixtures("archiving_env")
-class TestExampleApplication(application_suite.ExampleApplicationTestCase):
-    expected_factory_topic = "ledger.eventsourcing:Factory"
-
-
-@pytest.mark.usefixtures("archiving_env")
-class TestProjection(projection_suite.AggregateEventCountersProjectionTestCase):
-    view_class = CountersView
