@@ -31,7 +31,6 @@ SCANNED_EVENTS = 50_000
 """Events that a filter may leave out before a page ends where it is."""
 PAGE_BYTES = 8 * 1024 * 1024
 WRITE_BYTES = 65_536
-UNLIMITED_BYTES = 2**62
 
 
 class Wanted(NamedTuple):
@@ -59,7 +58,7 @@ class Events:
         self._closing.set()
 
     def encode(self, recorded: Recorded) -> bytes:
-        return announce(recorded, self._ledger.tenant, 0, UNLIMITED_BYTES)[1]
+        return announce(recorded, self._ledger.tenant, 0, None)[1]
 
     async def page(self, wanted: Wanted, limit: int) -> tuple[list[Recorded], int | None]:
         """At most `limit` events, and the position to go on after, None at the end of the ledger."""

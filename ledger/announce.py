@@ -1,7 +1,8 @@
 """Events on NATS: CloudEvents 1.0 in structured JSON, under a subject that says what happened to what.
 
-The attributes are the envelope; `data` is the state, byte for byte. An event too large for one message is announced
-without it: `dataref` then says where it is, and whoever reads it asks Postgres for that position.
+The attributes are the envelope; `data` is the state, byte for byte. A state of more than `CARRIED_BYTES` is announced by
+reference: `dataref` then says where it is, `digest` proves it, and whoever wants it asks Postgres for that position. An
+offer to agents, who cannot ask there, carries as much as a message takes.
 """
 
 from datetime import datetime
@@ -10,11 +11,14 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from ledger.codec import STATE_BYTES
 from ledger.recorded import Recorded
 
 CONTENT_TYPE = "application/cloudevents+json"
 ENVELOPE_BYTES = 16_384
 """More than envelope, subject and headers of one message ever take."""
+
+CARRIED_BYTES = 65_536
 
 Announcement = tuple[str, bytes, dict[str, str] | None]
 """Subject, body and headers of a message."""
@@ -52,12 +56,14 @@ _decode = msgspec.json.Decoder(_CloudEvent).decode
 _routing = msgspec.json.Decoder(_Routing).decode
 
 
-def announce(recorded: Recorded, tenant: str, epoch: int, max_payload: int) -> Announcement:
-    """The message for an event. Its id is `<epoch>-<position>`; it has at most `max_payload` bytes."""
+def announce(recorded: Recorded, tenant: str, epoch: int, max_payload: int | None) -> Announcement:
+    """The message for an event. Its id is `<epoch>-<position>`; it has at most `max_payload` bytes, or, if that is None,
+    the whole event in any case."""
     kind, _, key = recorded.stream.partition("-")
     routing = _routing(recorded.state)
     about = f"{kind}/{key}" if routing.task is None else f"{kind}/{key}/task/{routing.task}"
-    fits = len(recorded.state) + ENVELOPE_BYTES <= max_payload
+    carried = CARRIED_BYTES if _role(recorded, routing) is None else STATE_BYTES
+    fits = max_payload is None or len(recorded.state) <= min(carried, max_payload - ENVELOPE_BYTES)
     body = _encode(
         _CloudEvent(
             specversion="1.0",
@@ -91,8 +97,12 @@ def subject_for(recorded: Recorded, tenant: str) -> str:
 
 
 def _subject(recorded: Recorded, routing: _Routing, tenant: str) -> str:
-    role = routing.role if recorded.type == "task.dispatched" else None
-    return subject_of(tenant, recorded.stream, recorded.type, role)
+    return subject_of(tenant, recorded.stream, recorded.type, _role(recorded, routing))
+
+
+def _role(recorded: Recorded, routing: _Routing) -> str | None:
+    """The role to whose agents an event is an offer."""
+    return routing.role if recorded.type == "task.dispatched" else None
 
 
 def subject_of(tenant: str, stream: str, tag: str, role: str | None = None) -> str:
@@ -110,7 +120,7 @@ def subjects_of(tenant: str) -> str:
 def understand(body: bytes) -> Recorded:
     """The event that a message announces, equal to the one recorded; its digest tells whether it is to be believed.
 
-    `state` is empty where the event was too large for a message. msgspec.DecodeError if this is no announcement.
+    `state` is empty where the event was announced by reference. msgspec.DecodeError if this is no announcement.
     """
     try:
         cloud = _decode(body)

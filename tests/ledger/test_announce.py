@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.events import TaskDispatched, WorkflowCancelled
-from ledger.announce import announce, understand
+from ledger.announce import CARRIED_BYTES, announce, understand
 from ledger.codec import chain, encode, event_id, tag_of
 from ledger.recorded import Recorded
 
@@ -66,14 +66,23 @@ def test_an_event_of_a_workflow_has_no_task_and_no_role() -> None:
     assert understand(body) == event
 
 
-def test_an_event_too_large_for_a_message_is_announced_by_reference() -> None:
-    event = recorded(WorkflowCancelled(workflow="momentum", by="ann", reason="x" * 100_000))
-    _, body, _ = announce(event, "main", 1, 65_536)
+@pytest.mark.parametrize(("size", "max_payload"), [(CARRIED_BYTES, 1_000_000), (20_000, 32_768)])
+def test_a_large_event_is_announced_by_reference(size: int, max_payload: int) -> None:
+    event = recorded(WorkflowCancelled(workflow="momentum", by="ann", reason="x" * size))
+    _, body, _ = announce(event, "main", 1, max_payload)
     assert len(body) < 2_000
     assert json.loads(body)["dataref"] == "/cairn/main/events/7"
     assert "data" not in json.loads(body)
     assert understand(body).state == b""
     assert not understand(body).continues(bytes(32))
+    assert understand(announce(event, "main", 1, None)[1]) == event
+
+
+def test_an_offer_to_agents_carries_what_a_message_takes() -> None:
+    """They have no Postgres to ask."""
+    event = recorded(msgspec.structs.replace(DISPATCHED, description="x" * 500_000))
+    assert understand(announce(event, "main", 1, 1_000_000)[1]) == event
+    assert understand(announce(event, "main", 1, 400_000)[1]).state == b""
 
 
 @given(st.text(max_size=50), st.text(max_size=50), st.integers(0, 2**31))

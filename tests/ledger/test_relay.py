@@ -14,11 +14,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 from appends import SECONDS, append, assert_both_logs_equal, fill, followed, in_stream, started
+from msgspec import structs
 from structlog.testing import capture_logs
 
 from cairn.bus import Bus
+from domain.events import TaskDispatched
 from ledger import relay
-from ledger.announce import ENVELOPE_BYTES, announce
+from ledger.announce import CARRIED_BYTES, ENVELOPE_BYTES, announce
 from ledger.append import TEXT_BYTES, Append, NewEvent
 from ledger.codec import encode
 from ledger.errors import BrokenChain, ForeignStream
@@ -85,7 +87,7 @@ async def test_a_backlog_larger_than_a_batch_is_carried_over(postgres_url: str, 
 
 async def test_an_event_larger_than_a_message_does_not_stop_the_relay(relayed: Ledger, bus: Bus) -> None:
     await relayed.append(append("workflow-a", 0))
-    large = NewEvent(started(agent="x" * bus.max_payload), uuid4(), "ann")
+    large = NewEvent(started(agent="x" * CARRIED_BYTES), uuid4(), "ann")
     await relayed.append(Append("workflow-a", 1, [large]))
     await relayed.append(append("workflow-a", 2))
     await published(relayed, 3)
@@ -99,9 +101,10 @@ async def test_an_event_larger_than_a_message_does_not_stop_the_relay(relayed: L
 async def test_the_longest_envelope_fits_around_the_largest_state(relayed: Ledger, bus: Bus) -> None:
     """A message that NATS does not take would stop the relay for ever."""
     text = '"' * TEXT_BYTES
-    fits = bus.max_payload - ENVELOPE_BYTES - len(encode(started(agent="")))
+    offer = TaskDispatched("w", "t" * 64, "t/1", 1, "r" * 64, 1, due=1.0, lease_seconds=30.0, timeout_seconds=60.0)
+    fits = bus.max_payload - ENVELOPE_BYTES - len(encode(structs.replace(offer, description="x"))) + 1
     for version, size in enumerate((fits, fits + 1)):
-        event = NewEvent(started(agent="x" * size), uuid4(), text, text, text, text)
+        event = NewEvent(structs.replace(offer, description="x" * size), uuid4(), text, text, text, text)
         await relayed.append(Append(f"{'w' * 32}-{'a' * 128}", version, [event]))
     await published(relayed, 2)
     held = await in_stream(bus, stream_name(relayed.tenant, 1))
