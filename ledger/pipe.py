@@ -39,7 +39,7 @@ class Pipe:
         self._connection, self._libpq = connection, connection.pgconn
         self._prepared: dict[str, bytes] = {}
         self._waiting: deque[asyncio.Future[int]] = deque()
-        self._result: PGresult | None = None
+        self._rows = 0
         self._failure: PGresult | None = None
         self._loop = asyncio.get_running_loop()
         # Of our own: libpq closes its one whenever it likes, and the number may be another connection's by then.
@@ -96,18 +96,20 @@ class Pipe:
             self._libpq.consume_input()
         except psycopg.OperationalError as error:
             return self._break(error)
+        ended = False
         while not self._libpq.is_busy():
             result = self._libpq.get_result()
-            if result is None:  # the end of one statement's results; of all, if there were none
-                if self._result is None:
-                    return None
-                self._result = None
-            elif result.status == ExecStatus.PIPELINE_SYNC:
+            if result is None and ended:
+                break
+            ended = result is None  # one after each statement; a second one: there is nothing more
+            if result is None:
+                continue
+            if result.status == ExecStatus.PIPELINE_SYNC:
                 self._answer()
+            elif result.status == ExecStatus.FATAL_ERROR:
+                self._failure = result
             else:
-                self._result = self._last = result
-                if result.status == ExecStatus.FATAL_ERROR:
-                    self._failure = result
+                self._rows = result.command_tuples or 0
         return None
 
     def _answer(self) -> None:
@@ -115,7 +117,7 @@ class Pipe:
         if answer.done():
             return
         if failure is None:
-            answer.set_result(self._last.command_tuples or 0)
+            answer.set_result(self._rows)
         else:
             answer.set_exception(error_from_result(failure))
 

@@ -34,10 +34,19 @@ def appended(stream: str, expected: int, count: int) -> Append:
 
 
 async def write(ledger: Ledger, writers: int, group: int, seconds: float, rate: float = 0.0) -> dict[str, Any]:
-    """Each writer appends `group` events at a time to a stream of its own until the time is over."""
+    """Each writer appends `group` events at a time to a stream of its own until the time is over.
+
+    With a bus it is told too how long after its commit an append was in JetStream.
+    """
     begun = time.perf_counter()
     pause = writers * group / rate if rate else 0.0
     taken: list[float] = []
+    relayed: list[float] = []
+
+    async def relaying(position: int, committed: float) -> None:
+        assert ledger.relay is not None
+        await ledger.relay.published(position)
+        relayed.append(time.perf_counter() - committed)
 
     async def writer(number: int) -> None:
         stream, version = f"workflow-{uuid4().hex}", 0
@@ -47,13 +56,18 @@ async def write(ledger: Ledger, writers: int, group: int, seconds: float, rate: 
                 await asyncio.sleep(due - now)
             due += pause
             asked = time.perf_counter()
-            await ledger.append(appended(stream, version, group))
-            taken.append(time.perf_counter() - asked)
+            recorded = await ledger.append(appended(stream, version, group))
+            committed = time.perf_counter()
+            taken.append(committed - asked)
             version += group
+            if ledger.relay is not None:
+                waiting.create_task(relaying(recorded[-1].position, committed))
 
-    await asyncio.gather(*(writer(number) for number in range(writers)))
-    elapsed = time.perf_counter() - begun
-    return {"events": len(taken) * group, "events_per_s": round(len(taken) * group / elapsed), **spread(taken)}
+    async with asyncio.TaskGroup() as waiting:
+        await asyncio.gather(*(writer(number) for number in range(writers)))
+        elapsed = time.perf_counter() - begun
+    figures = {"events": len(taken) * group, "events_per_s": round(len(taken) * group / elapsed), **spread(taken)}
+    return figures | ({"relay": spread(relayed)} if relayed else {})
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
