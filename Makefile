@@ -23,7 +23,7 @@ run: $(READY) ## carry out the example plan, from nothing to a tested, approved,
 	$(BIN)/cairn run examples/momentum/plan.json --scripted examples/momentum/script $$yes
 
 test: $(READY) ## all tests, on a real Postgres and a real NATS (under 8 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(STRICT) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(STRICT) $(ARGS)
 
 check: $(READY) ## lint, formatting, types, architecture, schemas
 	$(BIN)/ruff check .

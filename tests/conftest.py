@@ -14,6 +14,16 @@ import pytest
 
 from ops.embedded import Embedded
 from ops.embedded.nats import Nats
+from tests.cluster import with_cluster
+
+LONGEST = (
+    "journeys/test_faults.py",
+    "chaos/test_storms.py",
+    "journeys/test_*.py",
+    "ops/test_*.py",
+    "projections/test_views.py",
+    "test_*.py",
+)
 
 # What a shell starts in the background ignores SIGINT, and hands that on; the programs under test are to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,6 +81,8 @@ def tenant() -> str:
 
 def _running(*, database_url: str | None = None, nats_url: str | None = None) -> Iterator[Embedded]:
     folder = _open_folder()
+    if not database_url:
+        with_cluster(folder)
     servers = Embedded(folder, database_url=database_url, nats_url=nats_url)
     try:
         asyncio.run(servers.start())
@@ -84,6 +96,11 @@ def _open_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="cairn-test-"))
     folder.chmod(0o711)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: what is left for the end is short, and no worker waits for another."""
+    items.sort(key=lambda item: next((n for n, name in enumerate(LONGEST) if item.path.match(name)), len(LONGEST)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,12 +10,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psycopg
@@ -28,13 +28,16 @@ from ledger.recorded import Recorded
 from ops.embedded import Embedded
 from ops.embedded.nats import Nats
 from ops.embedded.postgres import Postgres
-from tests.chaos.worker import command_of, seen
+from tests.chaos.worker import command_of, perform, seen
+from tests.cluster import with_cluster
 from tests.ledger.appends import all_of, assert_both_logs_equal
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
 """Longer than any recovery takes; a storm that waits for so long has found something stuck."""
 FAULTS = ("writer", "writer", "writer", "follower", "postgres", "postgres backend", "nats", "nats rolled back", "clock")
+FORKS = get_context("forkserver")
+"""Workers begin as copies of a process that has imported all they need: half of a storm went by in imports."""
+FORKS.set_forkserver_preload(["tests.chaos.worker"])
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
@@ -44,7 +47,7 @@ class Storm:
     def __init__(self, seed: int, servers: Embedded, folder: Path) -> None:
         self._dice, self._servers, self._folder = random.Random(seed), servers, folder
         self.tenant = f"storm{seed}"
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._workers: dict[str, ForkServerProcess] = {}
         self._clocks: dict[str, str] = {}
         self.faults: Counter[str] = Counter()
 
@@ -63,9 +66,8 @@ class Storm:
             await self._stop()
             await self._judge()
         finally:
-            for worker in self._workers.values():
-                worker.kill()
-                worker.wait()
+            for name in self._workers:
+                self._kill(name)
         return self
 
     async def _strike(self, fault: str, ledger: Ledger) -> None:
@@ -115,18 +117,17 @@ class Storm:
     def _start(self, name: str) -> None:
         what = "follow" if name == "follower" else "write"
         where = [self._servers.database_url, self.tenant, self._servers.nats_url]
-        environment = dict(os.environ)
-        if (clock := self._clocks.get(name)) and FAKETIME.exists():
-            environment |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        with (self._folder / f"{name}.log").open("ab") as log:
-            self._workers[name] = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.worker", what, *where, str(self._folder / f"{name}.txt"), name],
-                cwd=ROOT, env=environment, stdout=log, stderr=log, process_group=0,
-            )  # fmt: skip
+        arguments = (what, *where, str(self._folder / f"{name}.txt"), name)
+        clock = self._clocks.get(name)
+        fake = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"} if clock else {}
+        work = (arguments, self._folder / f"{name}.log", fake if FAKETIME.exists() else {})
+        worker = FORKS.Process(target=perform, args=work)
+        worker.start()
+        self._workers[name] = worker
 
     def _kill(self, name: str) -> None:
         self._workers[name].kill()
-        self._workers[name].wait()
+        self._workers[name].join()
 
     async def _grown(self, ledger: Ledger, events: int) -> None:
         """Returns when so many more are recorded; who died of a server that was away is started again."""
@@ -145,7 +146,7 @@ class Storm:
 
     def _revive(self) -> None:
         for name, worker in self._workers.items():
-            if worker.poll() is not None:
+            if worker.exitcode is not None:
                 self._start(name)
 
     async def _everyone_at_work(self, ledger: Ledger) -> None:
@@ -168,8 +169,8 @@ class Storm:
     async def _stop(self) -> None:
         """The writers first, so that the follower can see the end."""
         for name in ("ann", "bob"):
-            self._workers[name].send_signal(signal.SIGTERM)
-            self._workers[name].wait()
+            self._workers[name].terminate()
+            self._workers[name].join()
         async with Ledger.open(self._servers.database_url, tenant=self.tenant) as ledger:
             head = (await ledger.head()).position
         async with asyncio.timeout(SECONDS):
@@ -212,7 +213,7 @@ async def servers() -> AsyncIterator[tuple[Embedded, Path]]:
     """A Postgres and a NATS to be killed, and a folder for diaries."""
     folder = Path(tempfile.mkdtemp(prefix="cairn-chaos-"))
     folder.chmod(0o711)
-    running = Embedded(folder / "data", tell=lambda _: None)
+    running = Embedded(with_cluster(folder / "data"), tell=lambda _: None)
     try:
         await running.start()
         yield running, folder

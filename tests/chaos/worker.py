@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import sys
+from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 from uuid import UUID, uuid5
@@ -23,6 +24,7 @@ from ledger.ledger import Ledger
 from ledger.recorded import Recorded
 
 COMMANDS = UUID("9d6e5a1e-6f5c-4c55-9d5e-2f0c6f1b3c11")
+ROOT = Path(__file__).parents[2]
 WRITERS = 6
 SHARED = "workflow-shared"
 
@@ -101,6 +103,18 @@ def seen(file: Path) -> list[tuple[int, str]]:
     """What a follower has written down; a torn line is none."""
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [(int(line.split()[0]), line.split()[1]) for line in lines if len(line.split()) == 2 and len(line) > 64]
+
+
+def perform(arguments: tuple[str, ...], log: Path, environment: Mapping[str, str]) -> None:
+    """`main` in this process; with an `environment`, in a program that is loaded with it."""
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if environment:
+        os.chdir(ROOT)
+        argv = [sys.executable, "-m", "tests.chaos.worker", *arguments]
+        os.execve(sys.executable, argv, {**os.environ, **environment})
+    asyncio.run(main(*arguments))
 
 
 async def main(what: str, dsn: str, tenant: str, nats_url: str, file: str, name: str = "") -> None:

@@ -15,6 +15,7 @@ from ledger.ledger import Ledger
 from ledger.pipe import Pipe
 from ledger.recorded import Recorded
 from ops.embedded import Embedded
+from tests.cluster import with_cluster
 from tests.spec import completed
 from tests.spec import start as start_w
 
@@ -87,7 +88,7 @@ async def test_a_postgres_that_goes_away_is_a_fault_and_asking_again_tells(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ledger.writer.PATIENCE_SECONDS", 0.5)
-    servers = Embedded(data_dir, nats_url="nats://unused")
+    servers = Embedded(with_cluster(data_dir), nats_url="nats://unused")
     try:
         await servers.start()
         assert servers.postgres is not None

@@ -12,6 +12,8 @@ from typing import Any
 
 from terminal import at_terminal, plain
 
+from tests.cluster import with_cluster
+
 from .stage import Json, System, data_folder, kept, processes
 
 WAIT_SECONDS = 90.0
@@ -115,6 +117,7 @@ def desk(*, up: bool = True, **environment: str) -> Iterator[Desk]:
         one = Desk(folder, Path(at), **environment)
         with kept(one):
             if up:
+                with_cluster(folder)
                 one.start()
             yield one
 

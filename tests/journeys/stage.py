@@ -45,6 +45,7 @@ from ops.serve import Up
 from projections.board import workflow as board_of
 from projections.board_fold import Changes
 from projections.rows import text
+from tests.cluster import with_cluster
 
 AGENTS = Path(__file__).parent / "agents"
 LEASE_SECONDS = 3.0
@@ -249,6 +250,8 @@ async def _pruned(artifacts: Path) -> None:
 def system(**environment: str) -> Iterator[System]:
     """A system that is up; at the end nothing of it may be left but its files, which are removed."""
     with data_folder() as folder:
+        if "DATABASE_URL" not in environment:
+            with_cluster(folder)
         one = System(folder, **environment)
         with kept(one):
             one.start()

@@ -18,6 +18,7 @@ import pytest
 from cairn.bus import Bus
 from ops.embedded import Embedded
 from ops.embedded.child import left_behind
+from tests.cluster import with_cluster
 
 from .stage import System, data_folder, is_a, kept, layers, system
 
@@ -205,7 +206,7 @@ def test_two_servers_share_one_workflow_and_one_port_and_either_may_go() -> None
 def yours() -> Iterator[Embedded]:
     """A Postgres and a NATS that are not the system's own: it knows nothing but their URLs."""
     with data_folder() as folder:
-        servers = Embedded(folder)
+        servers = Embedded(with_cluster(folder))
         try:
             asyncio.run(servers.start())
             yield servers

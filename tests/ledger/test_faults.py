@@ -27,6 +27,7 @@ from ledger.pipe import Pipe
 from ledger.postgres import Connection, connect
 from ledger.recorded import Recorded
 from ops.embedded.postgres import Postgres
+from tests.cluster import with_cluster
 
 
 async def test_a_caller_cancelled_in_the_middle_can_always_find_out(ledger: Ledger) -> None:
@@ -256,7 +257,7 @@ async def test_postgres_away_is_waited_for_and_a_killed_one_loses_nothing(
 ) -> None:
     monkeypatch.setattr(postgres, "POOL_SECONDS", 1.0)
     (data_dir / "log").mkdir()
-    server = Postgres(data_dir, print)
+    server = Postgres(with_cluster(data_dir), print)
     await server.start()
     try:
         async with Ledger.open(server.url, tenant=tenant) as ledger:

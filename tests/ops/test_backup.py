@@ -40,6 +40,7 @@ from ops.embedded.child import ServerFailed
 from ops.settings import Settings
 from projections.board import Board
 from projections.project import Projection
+from tests.cluster import with_cluster
 
 AUTHOR = "ann <ann@agents.test>"
 CAIRN = (sys.executable, "-m", "cairn")
@@ -108,7 +109,7 @@ class Site:
 def backup() -> Iterator[tuple[Site, Path, list[str]]]:
     """A backup of an embedded system with two workflows, one of which goes on; where it lies, and the commits."""
     with data_folder() as folder:
-        site = Site(folder / "data")
+        site = Site(with_cluster(folder / "data"))
 
         async def make() -> list[str]:
             async with site.up():
@@ -153,7 +154,7 @@ async def test_what_comes_back_is_what_was_recorded_and_says_so(
 async def test_every_file_of_a_backup_is_for_its_owner_alone_and_none_holds_a_secret(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = Site(data_dir / "data")
+    site = Site(with_cluster(data_dir / "data"))
     config = data_dir / "cairn.toml"
     config.write_text('listen = "127.0.0.1:0"\n')
     config.chmod(0o644)
@@ -248,7 +249,7 @@ async def test_a_disk_that_is_too_small_is_found_before_anything_is_taken(
 
 
 async def test_a_backup_taken_while_others_record_and_push_holds_every_commit_that_it_names(data_dir: Path) -> None:
-    site = Site(data_dir / "data")
+    site = Site(with_cluster(data_dir / "data"))
 
     async def busy(agent: int) -> None:
         for number in range(1_000):
@@ -276,7 +277,7 @@ async def test_a_backup_taken_while_others_record_and_push_holds_every_commit_th
 async def test_a_branch_of_the_future_is_gone_and_what_was_accepted_has_its_own(
     data_dir: Path,
 ) -> None:
-    site = Site(data_dir / "data")
+    site = Site(with_cluster(data_dir / "data"))
     async with site.up():
         _, accepted = await site.work("w", 2, 1)
         repository = await Repository.open(site.repository)
@@ -356,7 +357,7 @@ def interrupted(seed: int, most_seconds: float, *arguments: str | Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_backup_that_was_killed_is_whole_or_known_as_none(seed: int, data_dir: Path) -> None:
-    site = Site(data_dir / "data")
+    site = Site(with_cluster(data_dir / "data"))
 
     async def make() -> None:
         async with site.up():

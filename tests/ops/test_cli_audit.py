@@ -15,12 +15,14 @@ from terminal import plain
 
 from cairn.bus import Bus
 from ops.embedded import Embedded
+from tests.cluster import with_cluster
 
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[Home]:
     """A system that is up and has carried out a plan without agents: it waits for one."""
     made = new_home()
+    with_cluster(made.data)
     up = made.start("up", "--testers", "0")
     told(up, "stop ")
     try:

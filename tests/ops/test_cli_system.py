@@ -15,11 +15,14 @@ import pytest
 from cli_home import CAIRN, WAIT_SECONDS, Home, ended, new_home, on_terminal, told
 from terminal import plain
 
+from tests.cluster import with_cluster
+
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[Home]:
     """A system that is up, with one coder that is a program."""
     made = new_home()
+    with_cluster(made.data)
     agent = made.start(
         "agent",
         "--role",

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from cli_home import Home, ended, new_home, told
 
+from tests.cluster import with_cluster
+
 CODER = """#!/bin/sh
 echo "{0}" > work.txt
 echo '{{"summary": "worked for {0}"}}'
@@ -19,6 +21,7 @@ echo '{{"summary": "worked for {0}"}}'
 def homes() -> Iterator[tuple[Home, Home]]:
     """`main` with the servers it brings along, and `team_two` on the same ones; a coder of one name for each."""
     main, two = new_home(), new_home()
+    with_cluster(main.data)
     running = []
     try:
         running.append(main.start("up", "--testers", "0"))
