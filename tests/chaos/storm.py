@@ -14,7 +14,6 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -30,14 +29,12 @@ from ops.embedded.nats import Nats
 from ops.embedded.postgres import Postgres
 from tests.chaos.worker import command_of, perform, seen
 from tests.cluster import with_cluster
+from tests.forks import FORKS
 from tests.ledger.appends import all_of, assert_both_logs_equal
 
 SECONDS = 60.0
 """Longer than any recovery takes; a storm that waits for so long has found something stuck."""
 FAULTS = ("writer", "writer", "writer", "follower", "postgres", "postgres backend", "nats", "nats rolled back", "clock")
-FORKS = get_context("forkserver")
-"""Workers begin as copies of a process that has imported all they need: half of a storm went by in imports."""
-FORKS.set_forkserver_preload(["tests.chaos.worker"])
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 

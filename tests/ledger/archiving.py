@@ -1,12 +1,8 @@
-"""A process that archives, and kills itself at a point: `archiving.py DSN TENANT FOLDER BEFORE POINT HIT`.
-
-POINT is a name below; HIT how many times it is passed first. An exit code of 0 means that it was not reached.
-"""
+"""Archiving, for a process of its own that kills itself at a point."""
 
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,9 +59,9 @@ def archive_of(env: dict[str, str], before: int = ALL) -> list[Path]:
     return sorted(folder.glob("*.segment"))
 
 
-if __name__ == "__main__":
-    dsn, tenant, folder, before, point, hits = sys.argv[1:]
-    if point != "-":
+def archive(dsn: str, tenant: str, folder: Path, before: int, point: str | None, hits: int) -> None:
+    """`point` is a name above, `hits` how many times it is passed first. It was not reached if this returns."""
+    if point is not None:
         owner, name = POINTS[point]
-        setattr(owner, name, fatal(getattr(owner, name), int(hits)))
-    asyncio.run(main(dsn, tenant, Path(folder), int(before)))
+        setattr(owner, name, fatal(getattr(owner, name), hits))
+    asyncio.run(main(dsn, tenant, folder, before))

@@ -3,16 +3,15 @@
 # ruff: noqa: F811 - fixtures that were imported
 import asyncio
 import random
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
 from appends import all_of
-from archiving import POINTS
 from test_archive import ALL, history, ledger, postgres_url  # noqa: F401
 
 from ledger.errors import ArchiveBusy
@@ -21,15 +20,20 @@ from ledger.ledger import Ledger
 from ledger.postgres import connect
 from ledger.recorded import Recorded
 from ledger.retire import lock
+from tests.forks import FORKS
+from tests.ledger.archiving import POINTS, archive
 
-PROGRAM = Path(__file__).parent / "archiving.py"
+
+def begun(url: str, tenant: str, folder: Path, point: str | None = None, hit: int = 0) -> ForkServerProcess:
+    process = FORKS.Process(target=archive, args=(url, tenant, folder, ALL, point, hit))
+    process.start()
+    return process
 
 
-async def archiving(url: str, tenant: str, folder: Path, point: str = "-", hit: int = 0) -> int:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, PROGRAM, url, tenant, str(folder), str(ALL), point, str(hit)
-    )
-    return await process.wait()
+def archiving(url: str, tenant: str, folder: Path, point: str | None = None, hit: int = 0) -> int | None:
+    process = begun(url, tenant, folder, point, hit)
+    process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize("point", sorted(POINTS))
@@ -39,10 +43,10 @@ async def test_a_kill_at_any_point_leaves_the_partition_or_the_segment(
     events = await history(ledger)
     killed = 0
     for hit in (0, 1, 3):
-        killed += await archiving(postgres_url, tenant, tmp_path, point, hit) == -9
+        killed += archiving(postgres_url, tenant, tmp_path, point, hit) == -9
         await assert_whole(postgres_url, tenant, tmp_path, events)
     assert killed, "no kill fell on this point"
-    assert await archiving(postgres_url, tenant, tmp_path) == 0
+    assert archiving(postgres_url, tenant, tmp_path) == 0
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".segment"] * 4
     await assert_whole(postgres_url, tenant, tmp_path, events)
     assert await all_of(ledger) == events
@@ -56,15 +60,12 @@ async def test_kills_at_random_times_lose_nothing(
     chance = random.Random(seed)
     events = await history(ledger)
     for _ in range(6):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, PROGRAM, postgres_url, tenant, str(tmp_path), str(ALL), "-", "0"
-        )
-        await asyncio.sleep(chance.uniform(0.3, 1.2))
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        process = begun(postgres_url, tenant, tmp_path)
+        process.join(chance.uniform(0.0, 0.3))
+        process.kill()
+        process.join()
         await assert_whole(postgres_url, tenant, tmp_path, events)
-    assert await archiving(postgres_url, tenant, tmp_path) == 0
+    assert archiving(postgres_url, tenant, tmp_path) == 0
     await assert_whole(postgres_url, tenant, tmp_path, events)
 
 
