@@ -50,7 +50,8 @@ from tests.cluster import with_cluster
 AGENTS = Path(__file__).parent / "agents"
 LEASE_SECONDS = 3.0
 WAIT_SECONDS = 60.0
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.05
+"""Most looks ask the server, which works for each as a client does: more of them, and it has less time for the plan."""
 Json = dict[str, Any]
 T = TypeVar("T")
 
