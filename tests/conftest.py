@@ -14,7 +14,7 @@ import pytest
 
 from ops.embedded import Embedded
 from ops.embedded.nats import Nats
-from tests.cluster import with_cluster
+from tests.cluster import fast_disk, with_cluster
 
 LONGEST = (
     "journeys/test_faults.py",
@@ -80,7 +80,7 @@ def tenant() -> str:
 
 
 def _running(*, database_url: str | None = None, nats_url: str | None = None) -> Iterator[Embedded]:
-    folder = _open_folder()
+    folder = _open_folder(fast_disk())
     if not database_url:
         with_cluster(folder)
     servers = Embedded(folder, database_url=database_url, nats_url=nats_url)
@@ -92,8 +92,8 @@ def _running(*, database_url: str | None = None, nats_url: str | None = None) ->
         shutil.rmtree(folder)
 
 
-def _open_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="cairn-test-"))
+def _open_folder(disk: Path | None = None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="cairn-test-", dir=disk))
     folder.chmod(0o711)
     return folder
 

@@ -28,7 +28,7 @@ from ops.embedded import Embedded
 from ops.embedded.nats import Nats
 from ops.embedded.postgres import Postgres
 from tests.chaos.worker import command_of, perform, seen
-from tests.cluster import with_cluster
+from tests.cluster import fast_disk, with_cluster
 from tests.forks import FORKS
 from tests.ledger.appends import all_of, assert_both_logs_equal
 
@@ -208,7 +208,7 @@ class Storm:
 @asynccontextmanager
 async def servers() -> AsyncIterator[tuple[Embedded, Path]]:
     """A Postgres and a NATS to be killed, and a folder for diaries."""
-    folder = Path(tempfile.mkdtemp(prefix="cairn-chaos-"))
+    folder = Path(tempfile.mkdtemp(prefix="cairn-chaos-", dir=fast_disk()))
     folder.chmod(0o711)
     running = Embedded(with_cluster(folder / "data"), tell=lambda _: None)
     try:

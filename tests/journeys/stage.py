@@ -45,7 +45,7 @@ from ops.serve import Up
 from projections.board import workflow as board_of
 from projections.board_fold import Changes
 from projections.rows import text
-from tests.cluster import with_cluster
+from tests.cluster import fast_disk, with_cluster
 
 AGENTS = Path(__file__).parent / "agents"
 LEASE_SECONDS = 3.0
@@ -274,7 +274,7 @@ def kept(one: System) -> Iterator[System]:
 @contextmanager
 def data_folder() -> Iterator[Path]:
     """A fresh folder that root's Postgres user can enter too."""
-    folder = Path(tempfile.mkdtemp(prefix="cairn-journey-"))
+    folder = Path(tempfile.mkdtemp(prefix="cairn-journey-", dir=fast_disk()))
     folder.chmod(0o711)
     try:
         yield folder

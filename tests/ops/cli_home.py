@@ -14,6 +14,7 @@ from typing import Any
 from terminal import Typed, at_terminal
 
 from ops.embedded.child import left_behind
+from tests.cluster import fast_disk
 
 CAIRN = [sys.executable, "-m", "cairn"]
 WAIT_SECONDS = 60
@@ -86,7 +87,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def new_home() -> Home:
-    folder = Path(tempfile.mkdtemp(prefix="cairn-cli-"))
+    folder = Path(tempfile.mkdtemp(prefix="cairn-cli-", dir=fast_disk()))
     folder.chmod(0o711)
     (folder / "agents").mkdir()
     (folder / "agents/coder.sh").write_text(CODER)
