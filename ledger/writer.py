@@ -21,14 +21,15 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from ledger.append import Append, commands
-from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerError, LedgerUnavailable, NotRecordable, WrongVersion
-from ledger.group import NO_CLAIMS, Group, Pending, bases, claims, compose, following, parameters, survey
+from ledger.append import Append
+from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerError, LedgerUnavailable, NotRecordable
+from ledger.group import Group, Pending, bases, claims, compose, parameters
+from ledger.judge import judge
 from ledger.partitions import Partitions
 from ledger.pipe import Pipe
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
-from ledger.rows import Head, answer_from, select
+from ledger.rows import Head
 from ledger.sql import SQL
 
 GROUP_EVENTS = 1_000
@@ -242,54 +243,25 @@ class Writer:
 
     async def _locked(self, appends: list[Pending]) -> None:
         connection = await self._connected()
-        answers: list[tuple[Pending, list[Recorded] | Exception]] = []
-        archived: list[Pending] = []
-        async with connection.transaction():
-            head, versions, found = await survey(connection, appends)
-            self._note_contention(head)
-            accepted: list[Pending] = []
-            for pending in appends:
-                actual = versions[pending.stream]
-                repeated = [id_ for id_ in commands(pending.rows) if id_ in found]
-                if repeated and repeated[0] == pending.rows[0].id:
-                    if first := found[repeated[0]]:
-                        answers.append((pending, await _found(connection, pending, first)))
-                    else:
-                        archived.append(pending)
-                elif actual != pending.expected:
-                    answers.append((pending, WrongVersion(pending.stream, pending.expected, actual)))
-                elif repeated:
-                    why = (
-                        f"stream {pending.stream}: event {repeated[0]} is recorded already, the ones before it are not"
-                    )
-                    answers.append((pending, NotRecordable(why)))
-                else:
-                    versions[pending.stream] += len(pending.rows)
-                    accepted.append(pending)
-            group = compose(accepted, head)
-            lacking = bool(accepted) and group.after.position > self._partitions.last
-            if accepted and not lacking:
-                with following(head):
-                    written = await connection.execute(SQL["append"], parameters(group, NO_CLAIMS), prepare=True)
-                if not written.rowcount:
-                    raise RuntimeError(f"The ledger's head left position {head.position} while it was locked.")
-        if lacking:  # it is made, and committed, while nobody waits for the lock
-            await self._partitions.holding(connection, group.after.position)
+        verdict = await judge(connection, appends, self._partitions.last)
+        self._note_contention(verdict.head)
+        if verdict.lacking:  # it is made, and committed, while nobody waits for the lock
+            await self._partitions.holding(connection, verdict.group.after.position)
             await self._locked(appends)
             return
-        self._settle(accepted, group)
-        for pending in archived:  # now that nobody waits for the lock: a file may have to be read
+        self._settle(verdict.accepted, verdict.group)
+        for pending in verdict.archived:  # now that nobody waits for the lock: a file may have to be read
             try:
-                answers.append((pending, AlreadyRecorded(await self._recall(pending.rows[0].id))))
+                pending.fail(AlreadyRecorded(await self._recall(pending.rows[0].id)))
             except LedgerError as error:
-                answers.append((pending, error))
-        for pending, outcome in answers:
+                pending.fail(error)
+        for pending, outcome in verdict.others:
             if isinstance(outcome, Exception):
                 pending.fail(outcome)
             else:
                 pending.succeed(outcome)
-        if accepted:
-            await self._partitions.holding(connection, group.after.position)
+        if verdict.accepted:
+            await self._partitions.holding(connection, verdict.group.after.position)
 
     def _note_contention(self, head: Head) -> None:
         if self._head is not None and self._head != head:
@@ -340,17 +312,3 @@ async def _to_its_end(step: Coroutine[None, None, None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
-
-
-async def _found(connection: Connection, pending: Pending, first: Recorded) -> list[Recorded] | AlreadyRecorded:
-    """What became of an append whose first event is there: recorded just as it was sent, or a repeat of its command.
-
-    Its events may have several causes, and a repeat may have been sent too: so versions and ids decide.
-    """
-    if pending.attempted:
-        there = await select(
-            connection, "read_stream", stream=pending.stream, after=pending.expected, limit=len(pending.rows)
-        )
-        if [recorded.id for recorded in there] == [row.id for row in pending.rows]:
-            return there
-    return AlreadyRecorded(await answer_from(connection, first))

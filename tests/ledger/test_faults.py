@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from appends import SECONDS, append, fill, until
 
-from ledger import postgres, writer
+from ledger import judge, postgres, writer
 from ledger.append import Append
 from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, UnsafeServer, WrongVersion
 from ledger.group import Pending
@@ -187,7 +187,7 @@ async def test_a_process_suspended_in_the_middle_of_a_transaction_begins_it_agai
     await fill(ledger, "workflow-a", 1)
     await until(lambda: ledger._writer._tip is not None)
     ledger._writer._tip = None
-    survey, suspended = writer.survey, False
+    survey, suspended = judge.survey, False
 
     async def suspending(connection: Connection, appends: Sequence[Pending]) -> Any:
         nonlocal suspended
@@ -200,7 +200,7 @@ async def test_a_process_suspended_in_the_middle_of_a_transaction_begins_it_agai
                 assert ended.select(SECONDS)
         return surveyed
 
-    monkeypatch.setattr(writer, "survey", suspending)
+    monkeypatch.setattr(judge, "survey", suspending)
     assert (await ledger.append(append("workflow-a", 1)))[0].position == 2
     assert suspended
     assert (await ledger.verify()).events == 2
