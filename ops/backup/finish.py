@@ -20,7 +20,9 @@ from psycopg import sql
 from domain.commands import Restore
 from domain.events import LedgerRestored
 from handlers.execute import Executor, Order
+from ledger.history import partitions
 from ledger.ledger import Ledger
+from ledger.postgres import connect
 from ops.backup import wal
 from ops.backup.manifest import BackupBroken, Tenant
 from ops.backup.named import Named, settle
@@ -93,6 +95,7 @@ async def finish(settings: Settings, tell: Tell) -> list[Brought]:
 
 async def _bring_back(url: str, archive: Path, tenant: str, begun: Begun, named: Named, tell: Tell) -> Brought:
     async with Ledger.open(url, tenant=tenant, archive=archive) as ledger:
+        await _demand_segments(url, archive, tenant)
         tell(f"verifying the ledger of {tenant}")
         verified = await ledger.verify()
         await _demand_reached(ledger, next((one for one in begun.tenants if one.name == tenant), None))
@@ -113,6 +116,17 @@ async def _bring_back(url: str, archive: Path, tenant: str, begun: Begun, named:
             command = Restore(now=time.time(), skipped=skipped, repository=repository)
             await executor.execute(workflow, Order(uuid5(begun.id, f"{tenant}/{workflow}"), command, ACTOR))
         return Brought(tenant, verified.position, verified.digest.hex(), head.epoch, len(named.running))
+
+
+async def _demand_segments(url: str, archive: Path, tenant: str) -> None:
+    async with await connect(url, tenant) as connection:
+        for partition in await partitions(connection):
+            if partition.segment and partition.archived_at and not (archive / partition.segment).is_file():
+                raise BackupBroken(
+                    f"{archive / partition.segment} is missing, which holds positions {partition.first} to {partition.last}"
+                    "\n  fix: copy it there from where it still is, then: cairn restore --finish; or restore anew to before"
+                    f" they left Postgres, with --wal and --until {partition.archived_at.isoformat()}"
+                )
 
 
 async def _demand_reached(ledger: Ledger, expected: Tenant | None) -> None:

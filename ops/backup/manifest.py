@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -48,14 +50,20 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """The last act of a backup: durable before it has its name."""
-    new = folder / f"{NAME}.new"
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+    """The last act of a backup."""
+    with durable(folder / NAME, folder / f"{NAME}.new") as out:
         out.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+
+
+@contextmanager
+def durable(path: Path, new: Path) -> Iterator[BinaryIO]:
+    """A file to be written under the name `new`, on the same disk: it is whole and durable before it is `path`."""
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        yield out
         out.flush()
         os.fsync(out.fileno())
-    new.rename(folder / NAME)
-    _sync(folder)
+    new.rename(path)
+    sync(path.parent)
 
 
 def read(folder: Path) -> Manifest:
@@ -87,7 +95,7 @@ def contents(folder: Path) -> list[Content]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
                 found.append(Content(str(path.relative_to(folder)), os.fstat(file.fileno()).st_size, digest))
-        _sync(Path(parent))
+        sync(Path(parent))
     return found
 
 
@@ -107,7 +115,8 @@ def check(folder: Path, manifest: Manifest) -> None:
             raise BackupBroken(f"{path} was changed: its sha256 is {digest}, it was written with {content.sha256}")
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """What has a name in the folder keeps it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

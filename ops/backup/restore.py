@@ -39,6 +39,8 @@ async def restore(
     prepare(data_dir)
     (data_dir / MARKER).write_bytes(msgspec.json.encode(begun))
     await _repositories(folder, archive, data_dir, tell)
+    if archive is not None:  # before the backup's: of a segment that both have, this is the one that was written last
+        copy_tree(archive / wal.ARCHIVE, data_dir / wal.ARCHIVE)
     for name in COPIED:
         copy_tree(folder / name, data_dir / name)
     tell("unpacking Postgres")

@@ -66,13 +66,14 @@ async def take_repositories(data_dir: Path, into: Path, tell: Tell) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """All files below a folder, if there is one; a file that goes meanwhile is left out."""
+    """All files below a folder, if there is one; a file that goes meanwhile is left out, one that is there stays."""
     for parent, _, names in os.walk(source):
         into = target / Path(parent).relative_to(source)
         into.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in names:
-            with suppress(FileNotFoundError):
-                shutil.copyfile(Path(parent) / name, into / name)
+            if not (into / name).exists():
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(Path(parent) / name, into / name)
 
 
 async def heads(connection: Connection, only: str | None) -> list[Tenant]:

@@ -1,6 +1,14 @@
-"""What lies between two backups: WAL as it is written, and the repositories, for restores to any moment after a backup."""
+"""What lies between two backups, for restores to any moment after the first: WAL as it is written, and every few seconds
+what events and WAL refer to and do not hold: the segments of archived partitions, and the repositories.
+
+A segment has its name before the transaction commits that drops its partition. So one that is copied before WAL is
+received is there before its drop is; and of one that comes while WAL is received, the drop may be here up to FETCH_SECONDS
+before the file. Whoever loses the data directory just then goes back to the moment before the drop: what the file holds
+is in the backup and the WAL.
+"""
 
 import asyncio
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -9,6 +17,7 @@ from pathlib import Path
 import psycopg
 
 from ops.backup import programs
+from ops.backup.manifest import durable, sync
 from ops.backup.take import take_repositories
 from ops.embedded.child import ENVIRONMENT, ServerFailed, Tell
 
@@ -18,6 +27,8 @@ SLOT = "cairn_wal"
 """Keeps WAL in Postgres until it is archived, over restarts of the archive, up to `max_slot_wal_keep_size`."""
 SEGMENTS = "wal"
 REPOSITORIES = "repositories"
+ARCHIVE = "archive"
+"""Of the ledger: a folder of the data directory, and one of the same name here."""
 RECOVERY = {
     # All segments lie in pg_wal already; a restore_command has to be named, and what it does not find is looked for there.
     "restore_command": "false",
@@ -29,11 +40,15 @@ RECOVERY = {
 
 async def archive(data_dir: Path, database_url: str, folder: Path, tell: Tell) -> None:
     """Archives into `folder` until SIGINT or SIGTERM, also over restarts of Postgres and of itself."""
+    folder = folder.absolute()
+    for name in (SEGMENTS, ARCHIVE):
+        (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    sync(folder)
+    # Those of years may take longer than a slot can keep WAL: the first time there is no slot yet.
+    await take_segments(data_dir, folder, tell)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    folder = folder.absolute()
-    (folder / SEGMENTS).mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder / "log"
     slot = (f"--slot={SLOT}", "--create-slot", "--if-not-exists")
     await programs.run("pg_receivewal", database_url, *slot, log=log, environment=ENVIRONMENT)
@@ -43,27 +58,50 @@ async def archive(data_dir: Path, database_url: str, folder: Path, tell: Tell) -
     deaths = 0
     while not stop.is_set():
         began = time.monotonic()
-        failure = await _receive(data_dir, database_url, folder, stop)
+        failure = await _receive(data_dir, database_url, folder, stop, tell)
         # A restart of Postgres ends it once. What ends it at once, again and again, is a hole in the archive.
         deaths = deaths + 1 if time.monotonic() - began < QUICK_SECONDS and await _answers(database_url) else 0
         if deaths == QUICK_DEATHS and not stop.is_set():
             raise failure
-    await take_repositories(data_dir, folder / REPOSITORIES, lambda _: None)
+    await _fetch(data_dir, folder, tell)
 
 
-async def _receive(data_dir: Path, url: str, folder: Path, stop: asyncio.Event) -> ServerFailed:
+async def _receive(data_dir: Path, url: str, folder: Path, stop: asyncio.Event, tell: Tell) -> ServerFailed:
     """Returns when it has ended, or `stop` is set."""
+    await take_segments(data_dir, folder, tell)  # those that were written while no WAL was received
     how = (f"--slot={SLOT}", "--synchronous", "--status-interval=1", "--no-loop")
     where = ("--directory", folder / SEGMENTS)
     async with programs.running(
         "pg_receivewal", url, *how, *where, log=folder / "log", environment=ENVIRONMENT
     ) as child:
         while child.pid is not None and not stop.is_set():
-            await take_repositories(data_dir, folder / REPOSITORIES, lambda _: None)
+            await _fetch(data_dir, folder, tell)
             with suppress(TimeoutError):
                 async with asyncio.timeout(FETCH_SECONDS):
                     await stop.wait()
     return child.failure("ended: what follows is not in this archive; remove it, and begin another and a new backup")
+
+
+async def _fetch(data_dir: Path, folder: Path, tell: Tell) -> None:
+    await take_segments(data_dir, folder, tell)
+    await take_repositories(data_dir, folder / REPOSITORIES, lambda _: None)
+
+
+async def take_segments(data_dir: Path, folder: Path, tell: Tell) -> None:
+    """Copies those of the data directory that are not in the WAL archive `folder` as they are."""
+    for source in sorted((data_dir / ARCHIVE).glob("*.segment")):
+        target, wanted = folder / ARCHIVE / source.name, source.stat()
+        # One that an interrupted `cairn archive` has left is written anew, by a newer SQLite in other bytes.
+        found = target.stat() if target.exists() else None
+        if found and found.st_size == wanted.st_size and found.st_mtime_ns >= wanted.st_mtime_ns:
+            continue
+        await asyncio.to_thread(_copy, source, target, folder / f"{ARCHIVE}.new")
+        tell(f"copied {source.name}")
+
+
+def _copy(source: Path, target: Path, new: Path) -> None:
+    with source.open("rb") as file, durable(target, new) as out:
+        shutil.copyfileobj(file, out)
 
 
 async def _answers(url: str) -> bool:

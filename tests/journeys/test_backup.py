@@ -3,11 +3,11 @@
 import asyncio
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -134,9 +134,9 @@ async def streams(url: str) -> dict[str, int]:
 
 @pytest.fixture
 def reader() -> Iterator[Desk]:
-    """Somebody who reads `docs/backup.md`, with a system that is up and an agent that works for it."""
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    with data_folder() as folder, data_folder() as at, kept(Desk(folder, at, PATH=path)) as one:
+    """Somebody who reads `docs/backup.md`, with a system of small partitions that is up and an agent that works for it."""
+    path, small = f"{Path(sys.executable).parent}:/usr/bin:/bin", "-c cairn.partition_events=8"
+    with data_folder() as folder, data_folder() as at, kept(Desk(folder, at, PATH=path, PGOPTIONS=small)) as one:
         one.start()
         one.agent("worker", "coder", "ann", "2")
         yield one
@@ -160,16 +160,38 @@ def test_what_the_page_tells_to_type_works_and_leads_to_the_moment_it_names(read
     reader.cairn(*tuesday)
     middle = reader.submit(unended("middle", 1, 3, 1))
     quiet = reader.seen(lambda event: is_a(event, "task.dispatched", task="last"), workflow=middle)
-    moment = datetime.now().astimezone().isoformat()
+    assert reader.ended("wal", signal.SIGINT) == 0, reader.log("wal")
+    moved = json.loads(reader.cairn("archive", "--before", "9", "-o", "json").out)
+    reader.begin_cairn("wal", *wal)
+    reader.until(lambda: reader.log("wal").count("archiving") == 2, "it archives again")
+    moved += json.loads(reader.cairn("archive", "--before", quiet["sequence"], "-o", "json").out)
+    assert len(moved) > 2
     reader.agent("worker", "debugger", "dora")
     assert reader.finished(middle) == "completed"
     last = reader.submit(layers("last", 1))
     assert reader.finished(last) == "completed"
+    end = max(int(event["sequence"]) for event in reader.client.events())
+    segments = {one["where"]: (reader.folder / "archive" / one["where"]).read_bytes() for one in moved}
+    there = reader.at / wal[1] / "archive"
+    reader.until(lambda: set(segments) == {path.name for path in there.iterdir()}, "the segments are copied meanwhile")
     assert reader.ended("wal", signal.SIGINT) == 0, reader.log("wal")
+    copied = [said.count("copied ") for said in reader.log("wal").split("archiving")]
+    assert copied == [0, 1, len(segments) - 1], "each once, and what there is before any WAL is received"
     reader.end_agents()
     reader.kill()
+    reader.until(lambda: not reader.left(), "nobody writes any more")
+    for path in reader.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
 
-    recover[recover.index("--until") + 1] = moment
+    until = recover.index("--until")
+    to_the_end = ["restore", "--data-dir", "after", "-o", "json", *recover[1:until]]
+    [after] = json.loads(reader.cairn(*to_the_end).out)
+    assert after["position"] >= end, "verified from the first event to the last, whether in a segment or not"
+    assert {path.name: path.read_bytes() for path in (reader.at / "after" / "archive").iterdir()} == segments
+
+    # The last moment at which none of them had left Postgres.
+    recover[until + 1] = moved[0]["archived_at"]
     reader.cairn(*recover)
     with living(reader, up_again) as recovered:
         assert recovered.client.workflow(middle)["workflow"]["status"] == "running"

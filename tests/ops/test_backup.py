@@ -35,6 +35,7 @@ from ops.backup.finish import MARKER, Brought, finish
 from ops.backup.manifest import NAME, BackupBroken, check, read
 from ops.backup.restore import restore
 from ops.backup.take import take
+from ops.backup.wal import take_segments
 from ops.embedded import Embedded, embedded
 from ops.embedded.child import ServerFailed
 from ops.settings import Settings
@@ -313,6 +314,11 @@ async def test_yours_is_dumped_and_goes_into_a_database_without_it_once(
     [back] = await restore(there.settings, data_dir / "backup", quiet)
     assert (back.position, back.digest) == (manifest.tenants[0].position, manifest.tenants[0].digest)
     assert await (await Repository.open(there.repository)).missing(commits) == []
+    segment = min(there.settings.archive.iterdir())
+    away = segment.rename(data_dir / "away")
+    with pytest.raises(BackupBroken, match=rf"{segment} is missing, .* positions 1 to 7\n.* --until 20..-..-..T"):
+        await finish(there.settings, quiet)
+    away.rename(segment)
     async with Ledger.open(new, tenant=tenant, archive=there.settings.archive) as ledger:
         events = await ledger.read(0)
         assert events[0].position == 1 and (await ledger.verify()).events == events[-1].position
@@ -340,6 +346,31 @@ async def test_a_second_finish_is_another_epoch_and_other_tokens(
         assert [(one.previous_epoch, one.epoch) for one in told] == [(1, 2), (2, 3)]  # type: ignore[attr-defined]
         tokens = [one.event.tokens for one in await ledger.read(0) if isinstance(one.event, WorkflowRestored)]
     assert tokens[1] - tokens[0] > 2**16
+
+
+async def test_a_segment_is_copied_once_and_again_if_it_was_written_anew(data_dir: Path) -> None:
+    (data_dir / "archive").mkdir()
+    copies = data_dir / "wal" / "archive"
+    copies.mkdir(parents=True)
+    one, two = (data_dir / "archive" / f"main-{number}.segment" for number in (1, 2))
+    one.write_bytes(b"left by a crash")
+    one.with_suffix(".part").write_bytes(b"on its way")
+    (data_dir / "wal" / "archive.new").write_bytes(b"a longer rest of a copy that was killed")
+    told: list[str] = []
+    for _ in range(2):
+        await take_segments(data_dir, data_dir / "wal", told.append)
+    assert told == ["copied main-1.segment"]
+    first = (copies / one.name).stat().st_ino
+    two.write_bytes(b"another")
+    one.with_suffix(".part").write_bytes(b"written anew...")
+    one.with_suffix(".part").replace(one)
+    for _ in range(2):
+        await take_segments(data_dir, data_dir / "wal", told.append)
+    assert told[1:] == ["copied main-1.segment", "copied main-2.segment"]
+    assert {path.name: path.read_bytes() for path in copies.iterdir()} == {
+        one.name: b"written anew...", two.name: b"another"
+    }  # fmt: skip
+    assert (copies / one.name).stat().st_ino != first and stat.S_IMODE((copies / one.name).stat().st_mode) == 0o600
 
 
 def interrupted(seed: int, most_seconds: float, *arguments: str | Path) -> None:
