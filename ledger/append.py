@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from uuid import UUID
 
 from msgspec import Struct
@@ -64,10 +65,11 @@ def rows(append: Append) -> list[Row]:
 
 def commands(rows: Sequence[Row]) -> list[UUID]:
     """The ids by which a repeat is recognised: of the first event of each command."""
-    causes = (None, *(row.causation_id for row in rows))
-    return [
-        row.id for at, row in enumerate(rows) if at == 0 or row.causation_id is None or row.causation_id != causes[at]
-    ]
+    ids = [rows[0].id]
+    for before, row in pairwise(rows):
+        if row.causation_id is None or row.causation_id != before.causation_id:
+            ids.append(row.id)
+    return ids
 
 
 def _row(new: NewEvent) -> Row:

@@ -33,10 +33,11 @@ class Draft:
 class Pending(Draft):
     """An append in the queue. `attempted`: it was sent to Postgres, and the answer was lost."""
 
-    __slots__ = ("attempted", "future", "since", "size")
+    __slots__ = ("attempted", "commands", "future", "since", "size")
 
     def __init__(self, append: Append, future: "asyncio.Future[list[Recorded]]") -> None:
         super().__init__(append)
+        self.commands = commands(self.rows)
         self.size = sum(len(row.state) for row in self.rows)
         self.future = future
         self.since = monotonic()
@@ -101,7 +102,7 @@ def claims(appends: Sequence[Pending], versions: dict[str, int], floor: int) -> 
     if floor == 1:
         # There is nothing older: that a stream is new, and so are the commands, the indices tell.
         return Claims(floor, {stream: version for stream, version in versions.items() if version}, [])
-    return Claims(floor, versions, [id_ for pending in appends for id_ in commands(pending.rows)])
+    return Claims(floor, versions, [id_ for pending in appends for id_ in pending.commands])
 
 
 def bases(appends: Sequence[Pending]) -> dict[str, int] | None:
@@ -121,7 +122,7 @@ async def survey(
 ) -> tuple[Head, dict[str, int], dict[UUID, Recorded | None]]:
     """Takes the head's lock; then the streams' versions, and the commands' first events that are there already: None
     for one that is in the archive."""
-    ids = {"ids": arrays.uuids([id_ for pending in appends for id_ in commands(pending.rows)])}
+    ids = {"ids": arrays.uuids([id_ for pending in appends for id_ in pending.commands])}
     async with connection.pipeline():
         lock = await connection.execute(SQL["lock_head"], prepare=True, binary=True)
         streams = {"streams": arrays.texts(list({pending.stream for pending in appends}))}

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from ledger.append import commands
 from ledger.errors import AlreadyRecorded, NotRecordable, WrongVersion
 from ledger.group import NO_CLAIMS, Group, Pending, compose, following, parameters, survey
 from ledger.postgres import Connection
@@ -34,7 +33,7 @@ async def judge(connection: Connection, appends: list[Pending], room: int) -> Ve
         accepted: list[Pending] = []
         for pending in appends:
             actual = versions[pending.stream]
-            repeated = [id_ for id_ in commands(pending.rows) if id_ in found]
+            repeated = [id_ for id_ in pending.commands if id_ in found]
             if repeated and repeated[0] == pending.rows[0].id:
                 if first := found[repeated[0]]:
                     others.append((pending, await _found(connection, pending, first)))

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from appends import SECONDS, append, fill, until
+from appends import SECONDS, append, fill, partitioned, until
 
 from ledger import judge, postgres, writer
 from ledger.append import Append
@@ -109,13 +109,18 @@ async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monk
     assert (await ledger.verify()).events == 3 + 2 * len(others)
 
 
-async def two_groups(ledger: Ledger, *last: Append) -> list[asyncio.Task[list[Recorded]]]:
-    """Appends in two groups that were sent one after the other, as long as somebody else holds the head's lock."""
+async def two_groups(
+    ledger: Ledger, *last: Append, command: UUID | None = None
+) -> list[asyncio.Task[list[Recorded]]]:
+    """Appends in two groups that were sent one after the other, as long as somebody else holds the head's lock.
+    `command`: of the first one."""
     many = writer.WORTH_A_COMMIT_EVENTS
     await until(lambda: ledger._writer._tip is not None)
-    appends = [*(append(f"workflow-w{number}", 0) for number in range(2 * many - len(last))), *last]
+    others = (append(f"workflow-w{number}", 0) for number in range(1, 2 * many - len(last)))
+    appends = [append("workflow-w0", 0, command=command), *others, *last]
     calls = [asyncio.create_task(ledger.append(one)) for one in appends]
-    await until(lambda: [len(flight.appends) for flight in ledger._writer._flying] == [many, many])
+    await until(lambda: len(ledger._writer._flying) == 2)
+    assert len(ledger._writer._flying[0].appends) == many
     return calls
 
 
@@ -137,6 +142,29 @@ async def test_of_two_groups_under_way_only_a_conflict_fails_and_it_fails_alone(
     recorded = [event for outcome in outcomes if isinstance(outcome, list) for event in outcome]
     assert recorded == await ledger.read(1)
     assert (await ledger.verify()).events == len(outcomes) - 1
+
+
+@pytest.mark.parametrize("expected", [0, 1])
+async def test_a_command_that_is_repeated_while_it_is_under_way_is_recorded_once(
+    postgres_url: str, tenant: str, expected: int
+) -> None:
+    """Asked the same again, or decided again, in the next group; then both groups have to be judged, and the two appends
+    fall into different partitions."""
+    command = uuid4()
+    async with Ledger.open(partitioned(postgres_url, 100), tenant=tenant) as ledger:
+        await fill(ledger, "workflow-a", 1)
+        await ledger.append(append("workflow-a", 1, 59))
+        async with await psycopg.AsyncConnection.connect(postgres_url) as slow:
+            await slow.execute(f"SELECT 1 FROM cairn_{tenant}.ledger_head FOR UPDATE")
+            repeat = append("workflow-w0", expected, command=command)
+            calls = await two_groups(ledger, repeat, command=command)
+            assert ledger._writer._pipe is not None
+            await slow.execute("SELECT pg_terminate_backend(%s)", (ledger._writer._pipe.backend_pid,))
+            await slow.rollback()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(outcomes[-1], AlreadyRecorded)
+        assert outcomes[-1].recorded == outcomes[0]
+        assert (await ledger.verify()).events == 60 + len(outcomes) - 1 > 100
 
 
 async def test_two_groups_under_way_are_committed_when_nobody_hears_of_it(

@@ -122,6 +122,19 @@ async def test_a_stream_goes_on_from_a_partition_that_is_long_full(ledger: Ledge
     assert [event.version for event in await ledger.read_stream("workflow-old")] == [1, 2, 3, 4]
 
 
+async def test_a_command_inside_an_append_is_not_recorded_again_across_the_border(ledger: Ledger) -> None:
+    """The first append of a group ends in a partition, the second begins the next one, whose indices know nothing of it."""
+    await ledger.append(append("workflow-a", 0, 98))
+    one, other = append("workflow-b", 0), append("workflow-b", 1)
+    outcomes = await asyncio.gather(
+        ledger.append(Append("workflow-b", 0, [*one.events, *other.events])),
+        ledger.append(Append("workflow-b", 2, other.events)),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], AlreadyRecorded)
+    assert (await ledger.head()).position == 100
+
+
 async def test_the_writer_alone_on_its_fast_path_refuses_what_an_older_partition_holds(ledger: Ledger) -> None:
     """Every claim is judged by the statement itself: nothing of a group is inserted if one of them does not hold."""
     command = uuid4()
