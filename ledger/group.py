@@ -13,7 +13,7 @@ import psycopg
 from ledger import arrays
 from ledger.append import Append, Row, commands, rows
 from ledger.codec import chain
-from ledger.errors import BrokenChain
+from ledger.errors import BrokenChain, LedgerUnavailable
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ledger.rows import Head, one, recorded_row
@@ -42,6 +42,12 @@ class Pending(Draft):
         self.future = future
         self.since = monotonic()
         self.attempted = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether nobody was told what became of it: it is waited for, its caller is gone, or was told just that."""
+        future = self.future
+        return not future.done() or future.cancelled() or isinstance(future.exception(), LedgerUnavailable)
 
     def succeed(self, answer: list[Recorded]) -> None:
         if not self.future.done():

@@ -221,8 +221,9 @@ class Writer:
                 for pending in appends:
                     pending.attempted = True
                 await self._reconnect(appends, lost, attempt)
-                appends = [pending for pending in appends if not pending.future.done()]
-                if not appends:
+                # All that nobody was told of belongs together: what was sent may still be committed as it was sent.
+                appends = [pending for pending in appends if pending.in_doubt]
+                if all(pending.future.done() for pending in appends):
                     return
             try:
                 async with asyncio.timeout(ATTEMPT_SECONDS):

@@ -109,9 +109,7 @@ async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monk
     assert (await ledger.verify()).events == 3 + 2 * len(others)
 
 
-async def two_groups(
-    ledger: Ledger, *last: Append, command: UUID | None = None
-) -> list[asyncio.Task[list[Recorded]]]:
+async def two_groups(ledger: Ledger, *last: Append, command: UUID | None = None) -> list[asyncio.Task[list[Recorded]]]:
     """Appends in two groups that were sent one after the other, as long as somebody else holds the head's lock.
     `command`: of the first one."""
     many = writer.WORTH_A_COMMIT_EVENTS
@@ -251,6 +249,36 @@ async def test_a_postgres_that_hangs_is_left_and_does_nothing_when_it_goes_on(
     await until(lambda: not Path(f"/proc/{backend}").exists())
     assert recorded.position == 3
     assert (await ledger.verify()).events == 3
+
+
+@pytest.mark.parametrize("left", ["cancelled", "given up"])
+async def test_what_is_refused_after_a_hanging_postgres_is_not_recorded_when_it_goes_on(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """The second of two was refused because the first was not there, and nobody waited for that any more: so the head
+    stayed where the one that hung had to find it to commit both."""
+    monkeypatch.setattr(writer, "ATTEMPT_SECONDS", 0.3)
+    await fill(ledger, "workflow-a", 2)
+    await until(lambda: ledger._writer._tip is not None)
+    assert ledger._writer._pipe is not None
+    backend = ledger._writer._pipe.backend_pid
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        calls = [asyncio.create_task(ledger.append(append("workflow-a", version))) for version in (2, 3)]
+        await until(lambda: bool(ledger._writer._flying))
+        ((first, _),) = (flight.appends for flight in ledger._writer._flying)
+        if left == "cancelled":
+            calls[0].cancel()
+        else:
+            first.since -= writer.PATIENCE_SECONDS
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    await until(lambda: not Path(f"/proc/{backend}").exists())
+    assert isinstance(outcomes[0], asyncio.CancelledError if left == "cancelled" else LedgerUnavailable)
+    assert isinstance(outcomes[1], list)
+    assert outcomes[1] == await ledger.read_stream("workflow-a", 3)
+    assert (await ledger.verify()).events == 4
 
 
 async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_url: str, tenant: str) -> None:
