@@ -114,7 +114,7 @@ class Writer:
             while True:
                 await self._work.wait()
                 await asyncio.sleep(0)  # whoever the last group has just answered may ask again in time for this one
-                await _to_its_end(self._go_on())
+                await self._to_its_end(self._go_on())
                 if not self._queue and not self._flying:
                     self._work.clear()
                     self._idle.set()
@@ -125,6 +125,8 @@ class Writer:
                 while self._flying:
                     await self._land()
             finally:
+                for flight in self._flying:
+                    _in_doubt(flight.appends)
                 for pending in self._queue:
                     pending.fail(LedgerClosed("The ledger was closed: nothing of this was written."))
                 self._idle.set()
@@ -135,6 +137,16 @@ class Writer:
         self._closed = True
         self._room.set()
         await self._idle.wait()
+
+    async def _to_its_end(self, step: Coroutine[None, None, None]) -> None:
+        """Cancelled in the middle of it, it goes on to its end first, and takes no more."""
+        task = asyncio.ensure_future(step)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._closed = True
+            await task
+            raise
 
     async def _go_on(self) -> None:
         if not self._flying:
@@ -173,8 +185,8 @@ class Writer:
         )
         self._enough_events = min(GROUP_EVENTS, max(WORTH_A_COMMIT_EVENTS, outstanding // 2))
         if written:
-            self._flying.popleft()
             self._settle(appends, group)
+            self._flying.popleft()
             return
         grounded = []
         while self._flying:
@@ -188,8 +200,7 @@ class Writer:
         try:
             await self._write(appends, lost)
         finally:
-            for pending in appends:
-                pending.fail(LedgerUnavailable(f"The writer broke down; ask again: {pending.stream} is in doubt."))
+            _in_doubt(appends)
 
     def _take(self) -> list[Pending]:
         """The next appends. One that repeats a command of another, also of one that flies, waits until that one can be
@@ -306,11 +317,7 @@ class Writer:
         await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
 
-async def _to_its_end(step: Coroutine[None, None, None]) -> None:
-    """Cancelled in the middle of it, it goes on to its end first."""
-    task = asyncio.ensure_future(step)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
+def _in_doubt(appends: list[Pending]) -> None:
+    """Answers those that were not: nobody else will."""
+    for pending in appends:
+        pending.fail(LedgerUnavailable(f"The writer broke down; ask again: {pending.stream} is in doubt."))

@@ -304,6 +304,46 @@ async def test_a_writer_that_is_cancelled_ends_the_group_it_has_sent(postgres_ur
             await running
 
 
+async def test_a_writer_that_is_cancelled_again_leaves_nobody_without_an_answer(
+    ledger: Ledger, postgres_url: str, tenant: str
+) -> None:
+    alone = writer.Writer(lambda: connect(postgres_url, tenant), lambda events: None, nothing_is_archived)
+    running = asyncio.create_task(alone.run())
+    await alone.append(append("workflow-a", 0))
+    async with await psycopg.AsyncConnection.connect(postgres_url) as slow:
+        await slow.execute(f"SELECT 1 FROM cairn_{tenant}.ledger_head FOR UPDATE")
+        sent = asyncio.create_task(alone.append(append("workflow-a", 1)))
+        await until(lambda: bool(alone._flying))
+        for _ in range(2):
+            running.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(LedgerUnavailable, match="ask again: workflow-a is in doubt"):
+            await sent
+
+
+async def test_a_writer_that_is_cancelled_is_as_impatient_as_one_that_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "CLOSING_SECONDS", 0.0)
+
+    async def refused() -> Connection:
+        raise psycopg.OperationalError("connection refused")
+
+    alone = writer.Writer(refused, lambda events: None, nothing_is_archived)
+    running = asyncio.create_task(alone.run())
+    waiting = asyncio.create_task(alone.append(append("workflow-a", 0)))
+    await until(lambda: alone._work.is_set() and not alone._queue)
+    running.cancel()
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(LedgerUnavailable, match="not known"):
+            await waiting
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
 async def nothing_is_archived(id_: UUID) -> list[Recorded]:
     return []
 
