@@ -12,7 +12,7 @@ events the writer stays on the locked path until it has been alone for a while.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from itertools import count
 from time import monotonic
 from typing import NamedTuple
@@ -22,22 +22,20 @@ import psycopg
 import structlog
 
 from ledger.append import Append
-from ledger.errors import AlreadyRecorded, LedgerClosed, LedgerError, LedgerUnavailable, NotRecordable
+from ledger.errors import AlreadyRecorded, LedgerError, LedgerUnavailable, NotRecordable
 from ledger.group import Group, Pending, bases, claims, compose, parameters
 from ledger.judge import judge
 from ledger.partitions import Partitions
 from ledger.pipe import Pipe
 from ledger.postgres import Connection
+from ledger.queue import GROUP_EVENTS, Queue
 from ledger.recorded import Recorded
 from ledger.rows import Head
 from ledger.sql import SQL
 
-GROUP_EVENTS = 1_000
-GROUP_BYTES = 8 * 1024 * 1024
 GROUPS_UNDER_WAY = 2
 WORTH_A_COMMIT_EVENTS = 32
 """Fewer wait for the end of what is under way: to be committed with others costs them less than a commit of their own."""
-QUEUED_EVENTS = 20_000
 PATIENCE_SECONDS = 60.0
 ATTEMPT_SECONDS = 35.0
 """Longer than Postgres's own limits allow: behind it hangs a disk or a server that answers nothing but keeps the line."""
@@ -77,12 +75,9 @@ class Writer:
         self._partitions = Partitions()
         self._connection: Connection | None = None
         self._pipe: Pipe | None = None
-        self._queue: deque[Pending] = deque()
-        self._queued_events = 0
-        self._work, self._room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._room.set()
+        self._queue = Queue()
+        self._work, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
-        self._closed = False
         self._head: Head | None = None
         self._contended = 0
         self._flying: deque[Flight] = deque()
@@ -95,16 +90,10 @@ class Writer:
         if not append.events:
             return []
         pending = Pending(append, asyncio.get_running_loop().create_future())
-        while self._queued_events >= QUEUED_EVENTS and not self._closed:
-            self._room.clear()
-            await self._room.wait()
-        if self._closed:
-            raise LedgerClosed("The ledger is closed: nothing was written.")
-        self._queue.append(pending)
-        self._queued_events += len(pending.rows)
+        await self._queue.put(pending)
         self._idle.clear()
         self._work.set()
-        if self._queued_events >= self._enough_events and len(self._flying) < GROUPS_UNDER_WAY:
+        if self._queue.events >= self._enough_events and len(self._flying) < GROUPS_UNDER_WAY:
             self._launch()
         return await pending.future
 
@@ -119,23 +108,20 @@ class Writer:
                     self._work.clear()
                     self._idle.set()
         finally:
-            self._closed = True
-            self._room.set()
+            self._queue.close()
             try:
                 while self._flying:
                     await self._land()
             finally:
                 for flight in self._flying:
                     _in_doubt(flight.appends)
-                for pending in self._queue:
-                    pending.fail(LedgerClosed("The ledger was closed: nothing of this was written."))
+                self._queue.refuse()
                 self._idle.set()
                 await self._disconnect()
 
     async def close(self) -> None:
         """Takes no more, and returns when all that was taken is written or answered, at most seconds later."""
-        self._closed = True
-        self._room.set()
+        self._queue.close()
         await self._idle.wait()
 
     async def _to_its_end(self, step: Coroutine[None, None, None]) -> None:
@@ -144,7 +130,7 @@ class Writer:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._closed = True
+            self._queue.close()
             await task
             raise
 
@@ -153,12 +139,12 @@ class Writer:
             self._launch()
         if self._flying:
             await self._land()
-        elif appends := self._take():
+        elif appends := self._queue.take(self._under_way()):
             await self._judge(appends)
 
     def _launch(self) -> None:
         """Sends the next group, if the fast path is open."""
-        if self._pipe is None or self._tip is None or not (appends := self._take()):
+        if self._pipe is None or self._tip is None or not (appends := self._queue.take(self._under_way())):
             return
         group = compose(appends, self._tip)
         if (starts := bases(appends)) is None or not self._partitions.ready(group.after.position):
@@ -180,9 +166,7 @@ class Writer:
             lost = error
         except psycopg.Error:
             pass  # the locked path will tell whose it is
-        outstanding = self._queued_events + sum(
-            len(pending.rows) for flight in self._flying for pending in flight.appends
-        )
+        outstanding = self._queue.events + sum(len(pending.rows) for pending in self._under_way())
         self._enough_events = min(GROUP_EVENTS, max(WORTH_A_COMMIT_EVENTS, outstanding // 2))
         if written:
             self._settle(appends, group)
@@ -195,34 +179,15 @@ class Writer:
             grounded += flight.appends
         await self._judge(grounded, lost)
 
+    def _under_way(self) -> Iterator[Pending]:
+        return (pending for flight in self._flying for pending in flight.appends)
+
     async def _judge(self, appends: list[Pending], lost: Exception | None = None) -> None:
         """Answers every append; `lost`: how they were sent before, and the answer was not had."""
         try:
             await self._write(appends, lost)
         finally:
             _in_doubt(appends)
-
-    def _take(self) -> list[Pending]:
-        """The next appends. One that repeats a command of another, also of one that flies, waits until that one can be
-        found: they might be judged together, and in two partitions no index would tell."""
-        taken: list[Pending] = []
-        ids = {id_ for flight in self._flying for pending in flight.appends for id_ in pending.commands}
-        events = size = 0
-        while self._queue and events < GROUP_EVENTS and size < GROUP_BYTES:
-            pending = self._queue[0]
-            if not ids.isdisjoint(pending.commands):
-                break
-            self._queue.popleft()
-            self._queued_events -= len(pending.rows)
-            if pending.future.done():  # its caller was cancelled before anything was sent
-                continue
-            ids.update(pending.commands)
-            events += len(pending.rows)
-            size += pending.size
-            taken.append(pending)
-        if self._queued_events < QUEUED_EVENTS:
-            self._room.set()
-        return taken
 
     async def _write(self, appends: list[Pending], lost: Exception | None = None) -> None:
         """Commits what can be, on the locked path; a Postgres that is away is waited for."""
@@ -306,7 +271,7 @@ class Writer:
         said = str(error).strip() or "no answer"
         log.warning("ledger.append.retried", attempt=attempt + 1, error=said)
         await self._disconnect()
-        patience = CLOSING_SECONDS if self._closed else PATIENCE_SECONDS
+        patience = CLOSING_SECONDS if self._queue.closed else PATIENCE_SECONDS
         for pending in appends:
             waited = monotonic() - pending.since
             if waited > patience:
