@@ -36,9 +36,9 @@ POLL_SECONDS = 0.25
 LOOK_SECONDS = 5.0
 """A relay that has nothing to publish looks at the stream this often: whoever waits for it is waiting for us."""
 GAP_SECONDS = 0.01
-BUSY_EVENTS = 12
+SOME_EVENTS, MANY_EVENTS = 12, 100
 LINGER_SECONDS = 0.005
-"""After a batch of more than BUSY_EVENTS the next is let grow: the server's cost is by the batch, not by the event."""
+"""After a batch of so many events the next is let grow: the server's cost is by the batch. Larger ones grow by themselves."""
 AWAY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0)
 HANDED_EVENTS = 8_192
 WINDOW_EVENTS = 500_000
@@ -124,7 +124,7 @@ class Relay:
                     events = await self._next()
                     if not await self._publish(events):
                         self._stream = ""
-                    elif BUSY_EVENTS < len(events) < BATCH_EVENTS:
+                    elif SOME_EVENTS < len(events) < MANY_EVENTS:
                         await asyncio.sleep(LINGER_SECONDS)
                 failures = 0
             except (TimeoutError, ConnectionError, LedgerUnavailable, Refusal) as error:
@@ -144,7 +144,10 @@ class Relay:
         self.head = max(self.head, head.position)
         # Others have recorded, and most likely published; or nothing happened for so long that the stream may be gone.
         if self.lag or head.epoch != self._epoch or monotonic() - self._looked > LOOK_SECONDS:
-            self._stream = ""
+            there = self.last
+            await self._settle()
+            if self.last > there:  # whoever recorded them publishes them, and goes on
+                self.head = self.last
 
     async def _next(self) -> list[Recorded]:
         """The events to publish next; from memory if this process has just committed them."""

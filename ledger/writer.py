@@ -135,7 +135,7 @@ class Writer:
             raise
 
     async def _go_on(self) -> None:
-        if not self._flying:
+        if not self._flying or (self._queue.events >= self._enough_events and len(self._flying) < GROUPS_UNDER_WAY):
             self._launch()
         if self._flying:
             await self._land()
@@ -146,12 +146,17 @@ class Writer:
         """Sends the next group, if the fast path is open."""
         if self._pipe is None or self._tip is None or not (appends := self._queue.take(self._under_way())):
             return
-        group = compose(appends, self._tip)
-        if (starts := bases(appends)) is None or not self._partitions.ready(group.after.position):
-            answer = asyncio.get_running_loop().create_future()
-            answer.set_result(0)
-        else:
-            answer = self._pipe.send(SQL["append"], parameters(group, claims(appends, starts, self._partitions.first)))
+        try:
+            group = compose(appends, self._tip)
+            if (starts := bases(appends)) is None or not self._partitions.ready(group.after.position):
+                answer = asyncio.get_running_loop().create_future()
+                answer.set_result(0)
+            else:
+                floor = self._partitions.first
+                answer = self._pipe.send(SQL["append"], parameters(group, claims(appends, starts, floor)))
+        except BaseException:
+            _in_doubt(appends)
+            raise
         self._flying.append(Flight(appends, group, answer))
         self._tip = group.after
 

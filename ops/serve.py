@@ -8,7 +8,6 @@ committed is there at the next start.
 
 import asyncio
 import errno
-import gc
 import os
 import secrets
 import signal
@@ -35,6 +34,7 @@ from ledger.postgres import pool
 from ops.adapters import Cursor, Refs, Timers
 from ops.crew import Crew
 from ops.embedded import embedded
+from ops.garbage import collect_seldom
 from ops.settings import Settings, child_environment
 from projections.board import Board
 from projections.due import DueView
@@ -44,9 +44,6 @@ READERS = 6
 PORTS = 20
 """Ports that are tried, from the configured one on."""
 SHUTDOWN_SECONDS = 1.0
-COLLECT_AFTER = (100_000, 50, 50)
-"""Allocations between collections of cycles. Events are many and hold none: at Python's default of 700 a fifth of the
-server's time went into looking for them (`cairn bench tasks`)."""
 
 
 class Up(msgspec.Struct, frozen=True):
@@ -121,8 +118,7 @@ async def up(
             _write_private(file, msgspec.json.encode(where))
             crew = Crew(settings.data_dir, child_environment(settings))
             jobs += [group.create_task(crew.keep(f"tester-{n + 1}", ["--role", "tester"])) for n in range(testers)]
-            gc.freeze()
-            gc.set_threshold(*COLLECT_AFTER)
+            collect_seldom()
             if ready is not None:
                 ready(where)
             await stop.wait()

@@ -20,6 +20,7 @@ from ledger.append import Append, NewEvent
 from ledger.codec import event_id
 from ledger.ledger import Ledger
 from ops.cli import logs
+from ops.garbage import collect_seldom
 
 EVENT = TaskStarted(task="indicators", run="indicators/1", agent="coder-1", lease_until=30.0, timeout_at=1800.0)
 
@@ -81,6 +82,7 @@ async def main(dsn: str, tenant: str, nats_url: str, writers: int, group: int, s
         bus = None if nats_url == "-" else await stack.enter_async_context(Bus.connect(nats_url, name="bench"))
         ledger = await stack.enter_async_context(Ledger.open(dsn, tenant=tenant, bus=bus))
         await write(ledger, writers, group, 0.2)  # statements prepared, pages warm
+        collect_seldom()
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         print(json.dumps(await write(ledger, writers, group, seconds, rate)), flush=True)
