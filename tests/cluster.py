@@ -7,6 +7,7 @@ is about, and what everyone who is not given a cluster does; that file also keep
 import asyncio
 import atexit
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -20,9 +21,13 @@ MEMORY_BYTES = 8 * 1024**3
 
 
 def fast_disk() -> Path | None:
-    """A disk in memory, if there is one with room: a sync costs nothing there, and a process that is killed loses
-    nothing there either. None for the usual place."""
-    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES else None
+    """A disk in memory, if there is one with room on which programs may lie: a sync costs nothing there, and a process
+    that is killed loses nothing there either. None for the usual place."""
+    if not os.access(MEMORY, os.R_OK | os.W_OK | os.X_OK):
+        return None
+    disk = os.statvfs(MEMORY)
+    fits = disk.f_bavail * disk.f_frsize >= MEMORY_BYTES and not disk.f_flag & os.ST_NOEXEC
+    return MEMORY if fits else None
 
 
 def with_cluster(data_dir: Path) -> Path:

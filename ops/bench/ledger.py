@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.bus import Bus
+from ledger.audit import audit
 from ledger.ledger import Ledger
 from ops.bench.limits import limits, table_rate
 from ops.bench.recorder import recorder_rates
@@ -30,6 +31,7 @@ SUSTAINED_EVENTS_PER_S = 10_000
 SHAPES = ((1, 1), (8, 1), (64, 1), (1, 10), (8, 10), (64, 10), (8, 100), (64, 100))
 """Writers at once, events in an append."""
 FILL_EVENTS = 1_000
+MEASURED_APPENDS = 40
 TURNS = 5
 
 Show = Callable[[dict[str, Any]], None]
@@ -113,10 +115,10 @@ async def _grown(dsn: str, events: int, show: Show) -> None:
                 await asyncio.gather(*(_fill(ledger, position + FILL_EVENTS * n) for n in range(4)))
                 position += FILL_EVENTS * 4
             begun = time.perf_counter()
-            for _ in range(10):
+            for _ in range(MEASURED_APPENDS):
                 await _fill(ledger, position)
                 position += FILL_EVENTS
-            cost = (time.perf_counter() - begun) / (10 * FILL_EVENTS)
+            cost = (time.perf_counter() - begun) / (MEASURED_APPENDS * FILL_EVENTS)
             show({"bench": "append to a ledger of", "events": size, "us_per_event": round(cost * 1e6, 1)})
         begun = time.perf_counter()
         async with aclosing(ledger.follow(0)) as batches:
@@ -126,7 +128,10 @@ async def _grown(dsn: str, events: int, show: Show) -> None:
         show({"bench": "follow from the start", "events_per_s": round(seen / (time.perf_counter() - begun))})
         begun = time.perf_counter()
         verified = await ledger.verify()
-        show({"bench": "verify", "events_per_s": round(verified.events / (time.perf_counter() - begun))})
+        show({"bench": "verify in one process", "events_per_s": round(verified.events / (time.perf_counter() - begun))})
+        begun = time.perf_counter()
+        verified = await audit(dsn, "grown")
+        show({"bench": "audit verify", "events_per_s": round(verified.events / (time.perf_counter() - begun))})
 
 
 async def _fill(ledger: Ledger, number: int) -> None:
