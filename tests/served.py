@@ -163,6 +163,10 @@ class Line:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await self._connect()
+        if not self._server.is_serving():  # it was cut meanwhile
+            for one in (writer, back):
+                one.transport.abort()
+            return
         self._open |= {writer, back}
         budget = next(self._budgets) if self._budgets else 2**62
         pumps = [asyncio.create_task(_pump(reader, back, 2**62)), asyncio.create_task(_pump(there, writer, budget))]
