@@ -36,7 +36,7 @@ POLL_SECONDS = 0.25
 LOOK_SECONDS = 5.0
 """A relay that has nothing to publish looks at the stream this often: whoever waits for it is waiting for us."""
 GAP_SECONDS = 0.01
-SOME_EVENTS, MANY_EVENTS = 12, 100
+SOME_EVENTS, MANY_EVENTS = 12, 128
 LINGER_SECONDS = 0.005
 """After a batch of so many events the next is let grow: the server's cost is by the batch. Larger ones grow by themselves."""
 AWAY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0)
