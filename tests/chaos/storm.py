@@ -166,8 +166,9 @@ class Storm:
     async def _stop(self) -> None:
         """The writers first, so that the follower can see the end."""
         for name in ("ann", "bob"):
-            self._workers[name].terminate()
-            self._workers[name].join()
+            writer = self._workers.pop(name)  # nobody is to start it again
+            writer.terminate()
+            writer.join()
         async with Ledger.open(self._servers.database_url, tenant=self.tenant) as ledger:
             head = (await ledger.head()).position
         async with asyncio.timeout(SECONDS):
