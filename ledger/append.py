@@ -14,6 +14,8 @@ from ledger.errors import NotRecordable
 STREAM = re.compile(r"[a-z]{1,32}-[a-z0-9][a-z0-9_-]{0,127}")
 TEXT_BYTES = 1024
 """Envelope and subject have to fit into any message, however large the event: see `announce.ENVELOPE_BYTES`."""
+APPEND_BYTES = 256 * 1024 * 1024
+"""Two groups that hold one each still fit into a statement, which Postgres takes up to 1 GiB of."""
 VERSIONS = 2**31 - 1
 
 
@@ -60,7 +62,13 @@ def rows(append: Append) -> list[Row]:
         raise NotRecordable(f"stream {append.stream}: expected version {append.expected_version} is out of range")
     if len(append.events) > len({new.id for new in append.events}):
         raise NotRecordable(f"stream {append.stream}: two events of one append have the same id")
-    return [_row(new) for new in append.events]
+    made = [_row(new) for new in append.events]
+    if (size := sum(len(row.state) for row in made)) > APPEND_BYTES:
+        raise NotRecordable(
+            f"stream {append.stream}: the events of one append have {size} bytes, at most {APPEND_BYTES} are recorded"
+            " together: split it"
+        )
+    return made
 
 
 def commands(rows: Sequence[Row]) -> list[UUID]:

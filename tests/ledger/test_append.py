@@ -7,6 +7,7 @@ import pytest
 from appends import append, fill, started
 
 from domain.events import Event
+from ledger import append as appending
 from ledger import queue
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
@@ -126,6 +127,16 @@ async def test_what_can_never_be_recorded_is_refused_at_once(ledger: Ledger, bad
     with pytest.raises(NotRecordable, match=why):
         await ledger.append(bad)
     assert (await ledger.head()).position == 0
+
+
+async def test_an_append_that_no_statement_could_take_is_refused_at_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres would be asked again and again for a minute, and whatever waits with it too."""
+    monkeypatch.setattr(appending, "APPEND_BYTES", 1_000)
+    with pytest.raises(NotRecordable, match="bytes, at most 1000 are recorded together: split it"):
+        await ledger.append(append("workflow-a", 0, 10))
+    await ledger.append(append("workflow-a", 0, 1))
 
 
 async def test_ids_that_repeat_inside_an_append_spoil_no_neighbour(ledger: Ledger) -> None:
