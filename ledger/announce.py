@@ -62,7 +62,8 @@ def announce(recorded: Recorded, tenant: str, epoch: int, max_payload: int | Non
     kind, _, key = recorded.stream.partition("-")
     routing = _routing(recorded.state)
     about = f"{kind}/{key}" if routing.task is None else f"{kind}/{key}/task/{routing.task}"
-    carried = CARRIED_BYTES if _role(recorded, routing) is None else STATE_BYTES
+    role = _role(recorded, routing)
+    carried = CARRIED_BYTES if role is None else STATE_BYTES
     fits = max_payload is None or len(recorded.state) <= min(carried, max_payload - ENVELOPE_BYTES)
     body = _encode(
         _CloudEvent(
@@ -88,16 +89,12 @@ def announce(recorded: Recorded, tenant: str, epoch: int, max_payload: int | Non
     headers = {"Content-Type": CONTENT_TYPE, "Nats-Msg-Id": f"{epoch}-{recorded.position}"}
     if recorded.traceparent is not None:
         headers["traceparent"] = recorded.traceparent
-    return _subject(recorded, routing, tenant), body, headers
+    return subject_of(tenant, recorded.stream, recorded.type, role), body, headers
 
 
 def subject_for(recorded: Recorded, tenant: str) -> str:
     """The subject under which an event is announced."""
-    return _subject(recorded, _routing(recorded.state), tenant)
-
-
-def _subject(recorded: Recorded, routing: _Routing, tenant: str) -> str:
-    return subject_of(tenant, recorded.stream, recorded.type, _role(recorded, routing))
+    return subject_of(tenant, recorded.stream, recorded.type, _role(recorded, _routing(recorded.state)))
 
 
 def _role(recorded: Recorded, routing: _Routing) -> str | None:

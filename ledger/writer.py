@@ -93,7 +93,7 @@ class Writer:
         await self._queue.put(pending)
         self._idle.clear()
         self._work.set()
-        if self._queue.events >= self._enough_events and len(self._flying) < GROUPS_UNDER_WAY:
+        if self._worth_another():
             self._launch()
         return await pending.future
 
@@ -135,12 +135,15 @@ class Writer:
             raise
 
     async def _go_on(self) -> None:
-        if not self._flying or (self._queue.events >= self._enough_events and len(self._flying) < GROUPS_UNDER_WAY):
+        if not self._flying or self._worth_another():
             self._launch()
         if self._flying:
             await self._land()
-        elif appends := self._queue.take(self._under_way()):
+        elif appends := self._queue.take(()):
             await self._judge(appends)
+
+    def _worth_another(self) -> bool:
+        return self._queue.events >= self._enough_events and len(self._flying) < GROUPS_UNDER_WAY
 
     def _launch(self) -> None:
         """Sends the next group, if the fast path is open."""
