@@ -16,6 +16,7 @@ from ledger.pipe import Pipe
 from ledger.recorded import Recorded
 from ops.embedded import Embedded
 from tests.cluster import with_cluster
+from tests.ledger.appends import lose_answers
 from tests.spec import completed
 from tests.spec import start as start_w
 
@@ -39,20 +40,10 @@ async def test_the_answers_of_commands_that_were_recorded_together_survive_a_los
 ) -> None:
     """The append was committed and nobody heard of it: each command gets its own events all the same."""
     await executor.execute("w", start(*WIDE))
-    send, losses = Pipe.send, 1
-
-    async def lose(answer: asyncio.Future[int]) -> int:
-        nonlocal losses
-        written = await answer
-        if losses:
-            losses -= 1
-            raise psycopg.OperationalError("server closed the connection unexpectedly")
-        return written
-
-    monkeypatch.setattr(Pipe, "send", lambda *statement: asyncio.ensure_future(lose(send(*statement))))
+    left = lose_answers(monkeypatch, 1)
     orders = [order(completed(f"t{number}/1", number + 1)) for number in range(5)]
     answers = await asyncio.gather(*(executor.execute("w", it) for it in orders))
-    assert losses == 0
+    assert left() == 0
     for one, answer in zip(orders, answers, strict=True):
         assert "TaskCompleted" in names(answer)
         assert answer == await ledger.find_command(one.id)

@@ -1,10 +1,13 @@
 """Small histories for the ledger's tests, and the comparison that every fault test ends with."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID, uuid4
+
+import psycopg
+import pytest
 
 from cairn.bus import Bus, Message
 from domain.events import TaskStarted
@@ -12,6 +15,7 @@ from ledger.announce import understand
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
 from ledger.ledger import Ledger
+from ledger.pipe import Pipe
 from ledger.recorded import Recorded
 from ledger.stream import stream_name
 
@@ -54,6 +58,22 @@ async def until(condition: Any, *, every_seconds: float = 0.01) -> None:
     async with asyncio.timeout(SECONDS):
         while not condition():
             await asyncio.sleep(every_seconds)
+
+
+def lose_answers(monkeypatch: pytest.MonkeyPatch, losses: int) -> Callable[[], int]:
+    """So many statements are carried out, and the connection breaks before anyone hears of it; how many are left."""
+    send = Pipe.send
+
+    async def lose(answer: asyncio.Future[int]) -> int:
+        nonlocal losses
+        written = await answer
+        if losses:
+            losses -= 1
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return written
+
+    monkeypatch.setattr(Pipe, "send", lambda *statement: asyncio.ensure_future(lose(send(*statement))))
+    return lambda: losses
 
 
 async def in_stream(bus: Bus, name: str) -> list[Recorded]:

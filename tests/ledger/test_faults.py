@@ -8,14 +8,14 @@ import os
 import random
 import selectors
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from appends import SECONDS, append, fill, partitioned, until
+from appends import SECONDS, append, fill, lose_answers, partitioned, until
 
 from ledger import judge, postgres, writer
 from ledger.append import Append
@@ -23,7 +23,6 @@ from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnav
 from ledger.group import Pending
 from ledger.ledger import Ledger
 from ledger.migrate import migrate
-from ledger.pipe import Pipe
 from ledger.postgres import Connection, connect
 from ledger.recorded import Recorded
 from ops.embedded.postgres import Postgres
@@ -76,22 +75,6 @@ async def test_connections_killed_at_random_lose_and_double_nothing(
     assert (await ledger.verify()).events == len(answers) * 25 >= 500
     for number, answer in enumerate(answers):
         assert answer == await ledger.read_stream(f"workflow-w{number}")
-
-
-def lose_answers(monkeypatch: pytest.MonkeyPatch, losses: int) -> Callable[[], int]:
-    """So many statements are carried out, and the connection breaks before anyone hears of it; how many are left."""
-    send = Pipe.send
-
-    async def lose(answer: asyncio.Future[int]) -> int:
-        nonlocal losses
-        written = await answer
-        if losses:
-            losses -= 1
-            raise psycopg.OperationalError("server closed the connection unexpectedly")
-        return written
-
-    monkeypatch.setattr(Pipe, "send", lambda *statement: asyncio.ensure_future(lose(send(*statement))))
-    return lambda: losses
 
 
 async def test_an_answer_lost_after_the_commit_is_found_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
