@@ -49,7 +49,7 @@ Metadata = Annotated[dict[str, Any], Meta(description="Anything else worth keepi
 _UNIQUE = {"uniqueItems": True}
 
 
-class Test(Struct, frozen=True, forbid_unknown_fields=True):
+class Test(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One acceptance test: a command run in the sandbox, in the task's worktree; exit code 0 is a pass."""
 
     __test__: ClassVar[bool] = False  # pytest takes any imported class named Test... for a suite
@@ -58,13 +58,13 @@ class Test(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_seconds: Annotated[Timeout, Meta(description="Seconds after which the command is killed.")] = 300.0
 
 
-class AcceptanceCriteria(Struct, frozen=True, forbid_unknown_fields=True):
+class AcceptanceCriteria(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What must hold before a task counts as completed."""
 
     tests: Annotated[tuple[Test, ...], Meta(description="Run in this order; the task is accepted when all pass.")] = ()
 
 
-class Retry(Struct, frozen=True, forbid_unknown_fields=True):
+class Retry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Exponential backoff between the attempts of a task."""
 
     initial_seconds: Annotated[Delay, Meta(description="Seconds before the second attempt.")] = 1.0
@@ -73,7 +73,7 @@ class Retry(Struct, frozen=True, forbid_unknown_fields=True):
     jitter: Annotated[float, Meta(ge=0, le=1, description="Part of each delay that is random, 0 to 1.")] = 0.1
 
 
-class Task(Struct, frozen=True, forbid_unknown_fields=True):
+class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One piece of work for one agent. The last four fields are what a branch (a fix of a failed task) carries."""
 
     id: Id
@@ -116,7 +116,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     is_temporary: Annotated[bool, Meta(description="Whether the task goes away with its branch.")] = False
 
 
-class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Plan(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
     """A plan: tasks and what each of them needs before it can start."""
 
     schema_: Annotated[str | None, Meta(description="Address of this schema, for editors.")] = field(

@@ -3,28 +3,23 @@ anywhere between leads to a redelivery, and the command's id makes that harmless
 
 A message holds reports of one agent, on whichever workflows. What is no report can never become one: the message goes to
 the dead letters with the reason, and is kept there.
-
-It is long because whatever strangers may send is checked in this one place.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, Literal, assert_never
 from uuid import UUID, uuid5
 
 import msgspec
 import structlog
 
-from domain.commands import ReportCompleted, ReportFailed, ReportStarted, ReportVerified
 from domain.errors import Refused
 from domain.events import ReportRefused
-from domain.failures import FAILURE_TYPES
-from domain.outcome import RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
 from handlers.execute import Executor, Order, trace_of
+from handlers.reports import Report, Sender, Verdict, command
 from ledger.errors import LedgerUnavailable, NotRecordable, WrongVersion
 from ledger.ports import Bus, Message
 from ledger.recorded import Recorded
@@ -38,7 +33,6 @@ SUBJECT_BYTES = 512
 REASON_BYTES = 4096
 """More than the header of a dead letter takes."""
 WORKFLOW = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SENT = UUID("0d6b9b52-9e0f-5f0a-8a1c-7c1f2f0b6d43")
 """The namespace of the ids of commands that agents give: none of them can be that of a clock, or of another agent."""
 IN_FLIGHT = 4000
@@ -48,72 +42,6 @@ ACK_WAIT_SECONDS = 10
 DAY_SECONDS = 86_400
 AGAIN_SECONDS = 1.0
 """After so long a message comes again that could not be recorded because Postgres is away."""
-MESSAGE_CHARACTERS, DETAIL_CHARACTERS = 2_000, 8_000
-NESTED_LEVELS = 100
-"""Parsers give up somewhere near a thousand, each elsewhere: what is recorded has to be readable by all."""
-OTHERS_TO_SAY = ("refused", "budget")
-"""Failures that people and budgets give, never agents."""
-
-
-class Told(msgspec.Struct):
-    """A failure in an agent's words; a class that is not an agent's to give becomes `agent_error`."""
-
-    type: str
-    message: str
-    detail: str = ""
-
-    def failure(self) -> Failure:
-        if self.type in FAILURE_TYPES and self.type not in OTHERS_TO_SAY:
-            return Failure(self.type, self._message, self._detail)
-        return Failure("agent_error", f"({self.type[:50]}) {self._message}", self._detail)
-
-    @property
-    def _message(self) -> str:
-        return self.message[:MESSAGE_CHARACTERS]
-
-    @property
-    def _detail(self) -> str:
-        return self.detail[-DETAIL_CHARACTERS:]
-
-
-class Sender(msgspec.Struct):
-    """As much of a report as it takes to answer it."""
-
-    id: UUID
-    verdict: str
-
-
-class Report(msgspec.Struct):
-    """The wire form. A repeat is known by its `id`; `verdict` the subject on which the sender waits for its answer.
-
-    `traceparent` is the trace that the work belongs to, most often that of its dispatch.
-    """
-
-    id: UUID
-    kind: Literal["started", "completed", "failed", "verified"]
-    workflow: str
-    task: str
-    run: str
-    token: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-    agent: str
-    verdict: str
-    result: Result | None = None
-    failure: Told | None = None
-    receipts: tuple[Receipt, ...] = ()
-    traceparent: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind == "completed" and self.result is None:
-            raise ValueError("a completed report needs a result")
-        if self.kind == "failed" and self.failure is None:
-            raise ValueError("a failed report needs a failure")
-
-
-class Verdict(msgspec.Struct):
-    id: UUID
-    accepted: bool
-    why: str = ""
-    position: int = 0
 
 
 class Inbox:
@@ -181,8 +109,8 @@ class Inbox:
             except (ValueError, RecursionError) as error:
                 bad.append((piece, str(error)))
                 continue
-            command, trace = uuid5(SENT, f"{report.agent}/{report.id}"), trace_of(report.traceparent)
-            order = Order(command, _command(report, self._now()), f"agent/{report.agent}", trace)
+            id, trace = uuid5(SENT, f"{report.agent}/{report.id}"), trace_of(report.traceparent)
+            order = Order(id, command(report, self._now()), f"agent/{report.agent}", trace)
             self._executor.submit(report.workflow, order).add_done_callback(partial(self._settle, letter, report))
         if bad:
             await self._bury(message, bad[0][1])
@@ -288,53 +216,3 @@ class _Letter:
 
 def _line(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text[:500])
-
-
-def _command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
-    held: dict[str, Any] = {
-        "now": now,
-        "task": report.task,
-        "run": report.run,
-        "token": report.token,
-        "agent": report.agent,
-    }
-    match report.kind:
-        case "started":
-            return ReportStarted(**held)
-        case "completed":
-            assert report.result is not None
-            if why := _unacceptable(report.result):
-                return ReportFailed(**held, failure=Failure("invalid_result", why))
-            return ReportCompleted(**held, result=report.result)
-        case "failed":
-            assert report.failure is not None
-            return ReportFailed(**held, failure=report.failure.failure())
-        case "verified":
-            if (size := len(msgspec.json.encode(report.receipts))) > RECEIPTS_BYTES:
-                why = f"the receipts have {size} bytes, the limit is {RECEIPTS_BYTES}: cut what the tests have printed"
-                return ReportFailed(**held, failure=Failure("sandbox", why))
-            return ReportVerified(**held, receipts=report.receipts)
-    assert_never(report.kind)
-
-
-def _unacceptable(result: Result) -> str:
-    """Why a result cannot be taken; empty if it can."""
-    if result.commit is not None and not COMMIT.fullmatch(result.commit):  # a branch moves after it was tested
-        return f"{result.commit[:50]!r} is no commit: it takes the full id, 40 or 64 of 0-9 and a-f"
-    size = len(msgspec.json.encode((result.summary, result.data)))
-    if size > RESULT_BYTES:
-        return f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree"
-    level, depth = [result.data], 0
-    while level := [inner for one in level for inner in _inside(one)]:
-        if (depth := depth + 1) >= NESTED_LEVELS:
-            return f"the result is nested more than {NESTED_LEVELS} levels deep"
-    return ""
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    match value:
-        case dict():
-            return value.values()
-        case list():
-            return value
-    return ()
