@@ -41,7 +41,8 @@ def rows(first: int, count: int) -> list[Recorded]:
 
 
 async def limits(dsn: str, bus: Bus) -> dict[str, float]:
-    """Rows a second: one per commit, `unnest` of 64 and of 1,000, binary COPY of 1,000; messages a second in batches."""
+    """Rows a second: one per commit, `unnest` of 64 and of 1,000, binary COPY of 1,000; messages a second in
+    atomic batches of 100 and of 1,000."""
     figures = {
         "one_row_commits": await table_rate(dsn, 1),
         "unnest_64": await table_rate(dsn, 64),
@@ -54,6 +55,7 @@ async def limits(dsn: str, bus: Bus) -> dict[str, float]:
     async def publish(made: list[Recorded]) -> None:
         await bus.store_batch([(message[0], message[1], {"Nats-Msg-Id": str(row.id)}) for row in made])
 
+    figures["jetstream_batches_100"] = await _rate(100, publish)
     figures["jetstream_batches_1000"] = await _rate(1_000, publish)
     await bus.api("STREAM.DELETE.RAW")
     return figures
