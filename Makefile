@@ -34,6 +34,7 @@ check: $(READY) ## lint, formatting, types, architecture, schemas
 
 bench: $(READY) ## the figures of the README, as JSON lines
 	$(BIN)/cairn bench tasks
+	$(BIN)/cairn bench failures
 	$(BIN)/cairn bench ledger
 
 chaos: $(READY) ## kill -9 and worse for half an hour: 200 storms over the ledger, 50 over running plans

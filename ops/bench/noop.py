@@ -1,9 +1,10 @@
 """The agent of the benchmark: does nothing, at the whole real path's cost. At its end it prints, as one JSON line, how
-long after their commit its dispatches reached it.
+long after their commit its dispatches reached it. Of its runs a part fails, which ones is a matter of their names.
 
 A dispatch says when it was recorded; both clocks are this machine's.
 """
 
+import hashlib
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ import msgspec
 import cairn.agent
 from cairn.bus import Message
 from cairn.config import connection
+from cairn.task import Failed, Task
 
 CAPACITY = 500
 
@@ -36,12 +38,19 @@ class Noop(cairn.agent.Agent):
         super()._take(message, *rest)  # type: ignore[arg-type]
 
 
+def _luck(task: Task) -> float:
+    """0 to 1, the same for the same run."""
+    digest = hashlib.sha256(f"{task.workflow}/{task.run}".encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32
+
+
 def main() -> None:
-    agent = Noop()
+    agent, failing = Noop(), float(sys.argv[2])
 
     @agent.task
-    async def nothing(task: object) -> None:
-        """No work."""
+    async def nothing(task: Task) -> None:
+        if failing and (luck := _luck(task)) < failing:
+            raise Failed("bad luck", type="test_failure" if luck < failing / 2 else "implementation_bug")
 
     agent.run(connection(Path(sys.argv[1])))
     seconds = sorted(agent.seconds)

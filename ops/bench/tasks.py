@@ -63,7 +63,7 @@ async def main(workflows: int | None, tasks: int | None, show: Callable[[dict[st
 
 async def measure(workflows: int, tasks: int, length: int) -> dict[str, Any]:
     """Runs that many workflows of that many tasks at once, in a fresh system."""
-    async with _system() as (folder, server, agent), Client(connection(folder)) as client:
+    async with system() as (folder, server, agent), Client(connection(folder)) as client:
         await _completed(client, [chains("warm", CHAIN, CHAIN)])
         plans = [chains(f"w{n}", tasks, length) for n in range(workflows)]
         before, begun = _cpu(server.pid, agent.pid), time.perf_counter()
@@ -103,7 +103,10 @@ async def _completed(client: Client, plans: list[dict[str, Any]]) -> int:
 
 
 @asynccontextmanager
-async def _system() -> AsyncIterator[tuple[Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+async def system(
+    failing: float = 0.0,
+) -> AsyncIterator[tuple[Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """A data directory, the process of `cairn up`, and that of an agent of which so large a part of the runs fails."""
     folder = Path(tempfile.mkdtemp(prefix="cairn-bench-"))
     folder.chmod(0o711)
     environment = child_environment(Settings(data_dir=folder, listen="127.0.0.1:0"))
@@ -119,7 +122,7 @@ async def _system() -> AsyncIterator[tuple[Path, subprocess.Popen[bytes], subpro
                     raise RuntimeError(f"the server did not start:\n{(folder / 'bench.log').read_text()[-2000:]}")
                 await asyncio.sleep(0.05)
         agent = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("noop.py"), str(folder)], stdout=subprocess.PIPE, stderr=log,
+            [sys.executable, Path(__file__).with_name("noop.py"), str(folder), str(failing)], stdout=subprocess.PIPE, stderr=log,
             env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])}, process_group=0,
         )  # fmt: skip
         yield folder, server, agent

@@ -30,6 +30,24 @@ def tasks(*, workflows: int | None = None, tasks: int | None = None, output: Out
 
 
 @command.command
+def failures(*, workflows: int | None = None, tasks: int | None = None, output: Output = "json") -> int:
+    """Tasks a second when every fifth run fails and is tried again or mended; exit 1 if anything is left standing.
+
+    Parameters
+    ----------
+    workflows
+        How many at once.
+    tasks
+        How many each has.
+    output
+        json: one JSON line a figure.
+    """
+    from ops.bench.failures import main
+
+    return asyncio.run(main(workflows, tasks, _show(output)))
+
+
+@command.command
 def ledger(*, events: int = 200_000, output: Output = "json") -> int:
     """The event log alone: append, relay, follow, read, verify, beside the raw limits of this machine.
 

@@ -31,3 +31,13 @@ def test_usage_counts_a_process_and_what_it_started() -> None:
     assert used["own"] >= 0.25  # the kernel counts in ticks of 10 ms
     assert memory_mb(child.pid) > 1
     child.communicate(b"\n")
+
+
+def test_runs_that_fail_are_tried_again_or_mended_until_nothing_is_left_standing() -> None:
+    command = [sys.executable, "-m", "cairn", "bench", "failures", "--workflows", "3", "--tasks", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    figures = json.loads(done.stdout)
+    assert (figures["tasks"], figures["stuck"]) == (60, 0)
+    assert figures["failed_runs"] >= figures["retries"] > 0 and figures["branches"] > 0
+    assert sum(figures["ended"].values()) == 3
