@@ -6,7 +6,7 @@ READY := .venv/ready
 STRICT := $(if $(CI),--no-skips)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos schemas debian sandbox-image clean
+.PHONY: help run test check bench chaos soak schemas debian sandbox-image clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ bench: $(READY) ## the figures of the README, as JSON lines
 chaos: $(READY) ## kill -9 and worse for half an hour: 200 storms over the ledger, 50 over running plans
 	$(BIN)/python -m tests.chaos.test_storms $(or $(STORMS),200)
 	$(BIN)/python -m tests.journeys.test_faults $(or $(PLANS),50)
+
+soak: $(READY) ## 1,000 random plans with agents nobody can rely on, and a server that is killed now and then
+	$(BIN)/python -m tests.journeys.test_soak $(or $(RUNS),1000)
 
 schemas: $(READY) ## write schemas/ anew from the structs
 	$(BIN)/python -m ops.schemas
