@@ -1,10 +1,10 @@
 """Command to fact: load, decide, append; on a conflict load again and decide again. The only caller of append.
 
-Commands for one workflow are decided one after another on the state in memory, and all that wait are recorded in one
-append; different workflows do not wait for each other. An answer is given only after its append is committed, so a
-refusal that rested on an event which then failed to commit is never spoken. The state in memory may be behind what
-another process has recorded: an append finds out by itself, and before "no" or "nothing" is said without one, the
-ledger is asked whether there is more.
+Commands for one stream are decided one after another on the state in memory, and all that wait are recorded in one
+append; different streams do not wait for each other. Whose rules decide is said by the kind of the stream. An answer is
+given only after its append is committed, so a refusal that rested on an event which then failed to commit is never
+spoken. The state in memory may be behind what another process has recorded: an append finds out by itself, and before
+"no" or "nothing" is said without one, the ledger is asked whether there is more.
 
 The same command again, by its id, gets the first answer: its events are found by their ids when the append collides, or
 looked up before a repeat is refused or found to change nothing.
@@ -14,26 +14,27 @@ import asyncio
 import re
 from collections import OrderedDict, deque
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from domain.commands import StartWorkflow, WorkflowCommand
+from domain.commands import Command, StartWorkflow
 from domain.errors import Refused
-from domain.events import LedgerEvent, WorkflowEvent
-from domain.state import Workflow, evolve, replay
-from domain.workflow import decide
+from domain.events import Event, LedgerEvent
+from handlers.kinds import WORKFLOW, Kind
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
 from ledger.errors import AlreadyRecorded, NotRecordable, WrongVersion
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
 
+S = TypeVar("S")
+
 ROUND = 256
-"""Commands of one workflow that are decided and recorded together at most."""
+"""Commands of one stream that are decided and recorded together at most."""
 CACHED_TASKS = 30_000
-"""Of the workflows last worked on; some 2 KB each. One that is not kept is read again for each of its commands."""
+"""Of the workflows last worked on; some 2 KB each. A state that is not kept is read again for each of its commands."""
 SNAPSHOT_EVENTS = 1_000
-"""After so many events of a workflow its state is kept, or after a quarter as many as it has tasks if those are more: a
+"""After so many events of a stream its state is kept, or after a quarter as many as it has tasks if those are more: a
 state is as large as its tasks, so the cost of keeping it stays the same for each event, some 20 us."""
 CONFLICTS = 20
 """Lost races after which a command is given up; others made progress each time."""
@@ -44,49 +45,45 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class Order(NamedTuple):
     """A command with what its events carry: who asked (`actor`), and the id under which a repeat is recognised.
 
-    Without a `traceparent` of its own it goes on with the trace of what happened last in the workflow.
+    Without a `traceparent` of its own it goes on with the trace of what happened last in the stream.
     """
 
     id: UUID
-    command: WorkflowCommand
+    command: Command
     actor: str
     traceparent: str | None = None
 
 
 class _Case:
-    """A workflow in memory: its state, the version and the trace of its last event, the version of its snapshot."""
+    """What a stream is in memory: its state, the version and the trace of its last event, the version of its snapshot."""
 
     __slots__ = ("kept", "state", "trace", "version")
 
-    def __init__(self, state: Workflow, last: Recorded | None = None, kept: int = 0) -> None:
+    def __init__(self, state: Any, last: Recorded | None = None, kept: int = 0) -> None:
         self.state, self.kept = state, kept
         self.version, self.trace = (last.version, last.traceparent) if last else (0, None)
 
-    @property
-    def worth_keeping(self) -> bool:
-        return self.version - self.kept >= max(SNAPSHOT_EVENTS, len(self.state.tasks) // 4)
-
 
 class _Cases:
-    """The workflows last worked on: as many as have CACHED_TASKS tasks together, and the last one in any case."""
+    """The streams last worked on: as many as are worth CACHED_TASKS together, and the last one in any case."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[_Case, int]] = OrderedDict()
         self.tasks = 0
 
-    def get(self, workflow: str) -> _Case | None:
-        kept = self._kept.get(workflow)
+    def get(self, stream: str) -> _Case | None:
+        kept = self._kept.get(stream)
         return kept[0] if kept else None
 
-    def keep(self, workflow: str, case: _Case) -> None:
-        self.drop(workflow)
-        self._kept[workflow] = case, len(case.state.tasks)
-        self.tasks += len(case.state.tasks)
+    def keep(self, stream: str, case: _Case, size: int) -> None:
+        self.drop(stream)
+        self._kept[stream] = case, size
+        self.tasks += size
         while self.tasks > CACHED_TASKS and len(self._kept) > 1:
             self.drop(next(iter(self._kept)))
 
-    def drop(self, workflow: str) -> None:
-        if kept := self._kept.pop(workflow, None):
+    def drop(self, stream: str) -> None:
+        if kept := self._kept.pop(stream, None):
             self.tasks -= kept[1]
 
 
@@ -102,24 +99,26 @@ class Executor:
         self._draining: set[asyncio.Task[None]] = set()
         self._cases = _Cases()
 
-    def submit(self, workflow: str, order: Order) -> asyncio.Future[list[Recorded]]:
+    def submit(self, key: str, order: Order, kind: Kind[Any] = WORKFLOW) -> asyncio.Future[list[Recorded]]:
         """Ends in the events the command led to, as recorded (none: it changed nothing), or raises Refused.
 
-        Anything else that it raises is a fault: nobody knows what happened, ask again with the same id.
+        `key` names the stream among those of its kind. Anything else that it raises is a fault: nobody knows what
+        happened, ask again with the same id.
         """
         pending = _Pending(order, asyncio.get_running_loop().create_future())
-        queue = self._queues.get(workflow)
+        stream = kind.prefix + key
+        queue = self._queues.get(stream)
         if queue is not None:
             queue.append(pending)
         else:
-            self._queues[workflow] = deque([pending])
-            task = asyncio.get_running_loop().create_task(self._drain(workflow))
+            self._queues[stream] = deque([pending])
+            task = asyncio.get_running_loop().create_task(self._drain(stream, kind))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
         return pending.answer
 
-    async def execute(self, workflow: str, order: Order) -> list[Recorded]:
-        return await self.submit(workflow, order)
+    async def execute(self, key: str, order: Order, kind: Kind[Any] = WORKFLOW) -> list[Recorded]:
+        return await self.submit(key, order, kind)
 
     async def note(self, stream: str, id: UUID, event: LedgerEvent, actor: str) -> None:
         """Records a fact that no rule has a say in, at the end of its stream; the same id again changes nothing."""
@@ -129,34 +128,36 @@ class Executor:
                 new = NewEvent(event, event_id(id, 0), actor, causation_id=str(id))
                 await self._ledger.append(Append(stream, version, [new]))
 
-    async def state(self, workflow: str) -> Workflow:
-        """The workflow as it stands; not to be changed. Status `unknown` when there is none."""
-        return (self._cases.get(workflow) or await self._load(workflow)).state
+    async def state(self, key: str, kind: Kind[S]) -> S:
+        """It as it stands, empty when it has no events; not to be changed."""
+        stream = kind.prefix + key
+        found: S = (self._cases.get(stream) or await self._load(stream, kind)).state
+        return found
 
-    async def _drain(self, workflow: str) -> None:
-        queue = self._queues[workflow]
+    async def _drain(self, stream: str, kind: Kind[Any]) -> None:
+        queue = self._queues[stream]
         while queue:
             taken = _take(queue)
             try:
-                await self._round(workflow, taken)
+                await self._round(stream, kind, taken)
             except BaseException as fault:
-                self._cases.drop(workflow)
+                self._cases.drop(stream)
                 for pending in taken:
                     if not pending.answer.done():
                         pending.answer.set_exception(fault)
                 if not isinstance(fault, Exception):
                     raise
-        del self._queues[workflow]
+        del self._queues[stream]
 
-    async def _round(self, workflow: str, taken: list[_Pending]) -> None:
+    async def _round(self, stream: str, kind: Kind[Any], taken: list[_Pending]) -> None:
         try:
-            await self._record(workflow, taken, hopeful=True)
+            await self._record(stream, kind, taken, hopeful=True)
         except (WrongVersion, AlreadyRecorded, NotRecordable):  # the last: of a repeat that was not the first of them
-            self._cases.drop(workflow)
+            self._cases.drop(stream)
             for pending in taken:
-                await self._alone(workflow, pending)
+                await self._alone(stream, kind, pending)
 
-    async def _alone(self, workflow: str, pending: _Pending) -> None:
+    async def _alone(self, stream: str, kind: Kind[Any], pending: _Pending) -> None:
         """One command after a collision: somebody recorded in between, or this very command was recorded before.
 
         The latter is looked up: to find it out by colliding again would cost the state in memory for every repeat, and
@@ -166,47 +167,46 @@ class Executor:
             return _settle(pending, first)
         for _ in range(CONFLICTS):
             try:
-                return await self._record(workflow, [pending])
+                return await self._record(stream, kind, [pending])
             except AlreadyRecorded as before:
-                self._cases.drop(workflow)
+                self._cases.drop(stream)
                 _settle(pending, before.recorded)
                 return None
             except NotRecordable as never:
-                self._cases.drop(workflow)
+                self._cases.drop(stream)
                 if not pending.answer.done():
                     pending.answer.set_exception(never)
                 return None
             except WrongVersion as lost:
-                self._cases.drop(workflow)
+                self._cases.drop(stream)
                 race = lost
         raise race
 
-    async def _record(self, workflow: str, taken: list[_Pending], *, hopeful: bool = False) -> None:
-        case = self._cases.get(workflow)
+    async def _record(self, stream: str, kind: Kind[Any], taken: list[_Pending], *, hopeful: bool = False) -> None:
+        case = self._cases.get(stream)
         if case is None and hopeful and isinstance(taken[0].order.command, StartWorkflow):
-            case = _Case(Workflow())  # most likely it is new; if it is not, the append collides and it is read
+            case = _Case(kind.empty())  # most likely it is new; if it is not, the append collides and it is read
         elif case is None:
-            case = await self._load(workflow)
+            case = await self._load(stream, kind)
         new: list[NewEvent] = []
         decided: list[tuple[_Pending, int | Refused]] = []
-        trace = case.trace
+        trace, key = case.trace, stream.removeprefix(kind.prefix)
         for pending in taken:
             try:
-                events = decide(case.state, pending.order.command)
+                events = kind.decide(case.state, pending.order.command)
             except Refused as refusal:
                 decided.append((pending, refusal))
                 continue
             decided.append((pending, len(events)))
             trace = (pending.order.traceparent if events else None) or trace
-            new += _envelopes(workflow, pending.order, events, trace)
+            new += _envelopes(key, pending.order, events, trace)
             for event in events:
-                evolve(case.state, event)
+                kind.evolve(case.state, event)
         recorded: list[Recorded] = []
-        stream = f"workflow-{workflow}"
         if new:
             recorded = await self._ledger.append(Append(stream, case.version, new))
             case.version, case.trace = recorded[-1].version, recorded[-1].traceparent
-            if case.worth_keeping:
+            if case.version - case.kept >= max(SNAPSHOT_EVENTS, kind.size(case.state) // 4):
                 self._ledger.snapshots.offer(recorded[-1], case.state)
                 case.kept = case.version
         elif missed := await self._ledger.read_stream(stream, case.version):
@@ -218,10 +218,10 @@ class Executor:
                 at += outcome
             else:
                 await self._repeat(pending, outcome if isinstance(outcome, Refused) else None)
-        if case.state.status == "running" or case.state.open:
-            self._cases.keep(workflow, case)
+        if size := kind.size(case.state):
+            self._cases.keep(stream, case, size)
         else:
-            self._cases.drop(workflow)
+            self._cases.drop(stream)
 
     async def _repeat(self, pending: _Pending, refusal: Refused | None) -> None:
         first = await self._ledger.find_command(pending.order.id)
@@ -230,13 +230,15 @@ class Executor:
         elif not pending.answer.done():
             pending.answer.set_exception(refusal)
 
-    async def _load(self, workflow: str) -> _Case:
-        state, recorded = await self._ledger.snapshots.load(f"workflow-{workflow}")
+    async def _load(self, stream: str, kind: Kind[Any]) -> _Case:
+        state, recorded = await self._ledger.snapshots.load(stream, kind.empty)
         if not recorded:
-            return _Case(Workflow())
-        new = recorded if state is None else recorded[1:]
-        events: list[WorkflowEvent] = [one.event for one in new]  # type: ignore[misc]  # of this stream's kind
-        return _Case(replay(events, state), recorded[-1], kept=0 if state is None else recorded[0].version)
+            return _Case(kind.empty())
+        kept = 0 if state is None else recorded[0].version
+        state = kind.empty() if state is None else state
+        for one in recorded[1:] if kept else recorded:
+            kind.evolve(state, one.event)
+        return _Case(state, recorded[-1], kept)
 
 
 def trace_of(given: str | None) -> str | None:
@@ -258,9 +260,8 @@ def _settle(pending: _Pending, recorded: list[Recorded]) -> None:
         pending.answer.set_result(recorded)
 
 
-def _envelopes(workflow: str, order: Order, events: list[WorkflowEvent], trace: str | None) -> list[NewEvent]:
+def _envelopes(key: str, order: Order, events: list[Event], trace: str | None) -> list[NewEvent]:
     cause = str(order.id)
     return [
-        NewEvent(event, event_id(order.id, index), order.actor, workflow, cause, trace)
-        for index, event in enumerate(events)
+        NewEvent(event, event_id(order.id, index), order.actor, key, cause, trace) for index, event in enumerate(events)
     ]

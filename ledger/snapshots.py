@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import psycopg
 import structlog
 
-from domain.state import Workflow
 from ledger.errors import LedgerUnavailable
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
@@ -34,7 +33,8 @@ FOLDING = (
 
 log = structlog.get_logger(__name__)
 
-_decode = msgspec.json.Decoder(Workflow).decode
+S = TypeVar("S")
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -67,14 +67,15 @@ class Snapshots:
         self._waiting: dict[str, _Waiting] = {}
         self._work = asyncio.Event()
 
-    def offer(self, last: Recorded, state: Workflow) -> None:
+    def offer(self, last: Recorded, state: Any) -> None:
         """Keeps the state as it is now, after the event `last`, if there is time to. Costs its encoding, no I/O."""
         if len(self._waiting) < WAITING:
             self._waiting[last.stream] = _Waiting(last.version, last.digest, _encode(state))
             self._work.set()
 
-    async def load(self, stream: str) -> tuple[Workflow | None, list[Recorded]]:
-        """A snapshot, and the stream from the event on that is the last one in it; or None, and the whole stream."""
+    async def load(self, stream: str, kind: type[S]) -> tuple[S | None, list[Recorded]]:
+        """A snapshot (a state of that `kind`) and the stream from the event on that is the last one in it; or None, and
+        the whole stream."""
         async with self._reading() as connection:
             found = await connection.execute(
                 SQL["snapshot"], {"stream": stream, "code": self._code}, prepare=True, binary=True
@@ -84,7 +85,7 @@ class Snapshots:
             version, digest, encoded = row
             recorded = await self._read_stream(stream, version - 1)
             try:
-                state = _decode(encoded)
+                state = msgspec.json.decode(encoded, type=kind)
             except msgspec.DecodeError as error:
                 log.warning("ledger.snapshot.unreadable", stream=stream, version=version, why=str(error))
             else:

@@ -22,6 +22,7 @@ from domain.outcome import Result
 from gateway.connection import Runner
 from gateway.http import application
 from handlers.execute import Executor, Order
+from handlers.kinds import WORKFLOW
 from ledger.ledger import Ledger
 from ledger.names import schema_of, views_of
 from ledger.postgres import Pool, pool
@@ -54,7 +55,7 @@ class Served(NamedTuple):
 
     async def finish(self, workflow: str) -> None:
         """Does what agents would do, until nothing is left to do."""
-        while runs := [task.run for task in (await self.executor.state(workflow)).tasks.values() if task.run]:
+        while runs := [task.run for task in (await self.executor.state(workflow, WORKFLOW)).tasks.values() if task.run]:
             for run in runs:
                 name = run.id.partition("/")[0]
                 done = ReportCompleted(

@@ -11,6 +11,7 @@ from cairn.bus import Bus
 from domain.plan import Retry, Task
 from handlers.deadlines import Deadlines
 from handlers.execute import Executor
+from handlers.kinds import WORKFLOW
 from handlers.roster import Held
 
 SECONDS = 20.0
@@ -102,7 +103,7 @@ async def test_a_clock_whose_server_knows_an_old_state_fires_all_the_same(works:
     """The other server has carried the workflow on, and died."""
     await works.start(Task("a"), lease_seconds=5.0)
     survivor = Executor(works.ledger)
-    await survivor.state("w")
+    await survivor.state("w", WORKFLOW)
     await works.begin("a", "a/1", 1)
     await works.fire(10, Deadlines(works.timers, survivor, works.clock))
     assert "AttemptFailed" in await works.names()

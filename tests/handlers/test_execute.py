@@ -14,6 +14,7 @@ from domain.plan import Task
 from domain.state import replay
 from handlers import execute
 from handlers.execute import Executor, Order
+from handlers.kinds import WORKFLOW
 from ledger.errors import NotRecordable
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
@@ -232,7 +233,11 @@ async def test_a_long_workflow_is_read_from_its_snapshot(
 
     monkeypatch.setattr(ledger.snapshots, "_read_stream", watched)
     other = Executor(ledger)
-    assert await other.state("w") == await executor.state("w") == replay(one.event for one in await everything(ledger))
+    assert (
+        await other.state("w", WORKFLOW)
+        == await executor.state("w", WORKFLOW)
+        == replay(one.event for one in await everything(ledger))
+    )
     length = len(await everything(ledger))
     assert reads and length - 70 <= reads[0] < length
     last = [order(completed(f"t{one}/1", one + 1)) for one in range(9, len(WIDE), 10)]

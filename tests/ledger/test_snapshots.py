@@ -33,7 +33,7 @@ def folded(recorded: list[Recorded], onto: Workflow | None = None) -> Workflow:
 
 
 def copied(state: Workflow) -> Workflow:
-    return snapshots._decode(snapshots._encode(state))
+    return msgspec.json.decode(snapshots._encode(state), type=Workflow)
 
 
 async def begun(ledger: Ledger) -> list[Recorded]:
@@ -74,19 +74,19 @@ def test_a_snapshot_after_any_event_and_the_rest_fold_to_what_all_events_do(
 
 async def test_a_stream_is_loaded_from_its_snapshot_and_what_came_after(ledger: Ledger) -> None:
     recorded = await begun(ledger)
-    assert await ledger.snapshots.load(STREAM) == (None, recorded)
+    assert await ledger.snapshots.load(STREAM, Workflow) == (None, recorded)
     half = await kept(ledger, recorded[:3])
-    state, rest = await ledger.snapshots.load(STREAM)
+    state, rest = await ledger.snapshots.load(STREAM, Workflow)
     assert (state, rest) == (half, recorded[2:])
     assert folded(rest[1:], state) == folded(recorded)
-    assert await ledger.snapshots.load("workflow-none") == (None, [])
+    assert await ledger.snapshots.load("workflow-none", Workflow) == (None, [])
 
 
 async def test_a_snapshot_is_replaced_by_newer_ones_only(ledger: Ledger) -> None:
     recorded = await begun(ledger)
     whole = await kept(ledger, recorded)
     await kept(ledger, recorded[:2])
-    assert await ledger.snapshots.load(STREAM) == (whole, recorded[-1:])
+    assert await ledger.snapshots.load(STREAM, Workflow) == (whole, recorded[-1:])
 
 
 async def test_a_snapshot_by_other_code_is_passed_over_and_replaced(
@@ -95,9 +95,9 @@ async def test_a_snapshot_by_other_code_is_passed_over_and_replaced(
     recorded = await begun(ledger)
     await kept(ledger, recorded)
     await alter(postgres_url, tenant, "UPDATE snapshots SET code = 'of yesterday', version = version + 1")
-    assert await ledger.snapshots.load(STREAM) == (None, recorded)
+    assert await ledger.snapshots.load(STREAM, Workflow) == (None, recorded)
     half = await kept(ledger, recorded[:3])
-    assert await ledger.snapshots.load(STREAM) == (half, recorded[2:])
+    assert await ledger.snapshots.load(STREAM, Workflow) == (half, recorded[2:])
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_whatever_is_wrong_with_a_snapshot_the_events_decide(
     recorded = await begun(ledger)
     await kept(ledger, recorded[:3])
     await alter(postgres_url, tenant, change)
-    assert await ledger.snapshots.load(STREAM) == (None, recorded)
+    assert await ledger.snapshots.load(STREAM, Workflow) == (None, recorded)
 
 
 async def test_a_snapshot_that_cannot_be_written_is_lost_and_the_next_one_is_not(
@@ -127,9 +127,9 @@ async def test_a_snapshot_that_cannot_be_written_is_lost_and_the_next_one_is_not
     async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
         await connection.execute(f"LOCK TABLE cairn_{tenant}.snapshots")
         await kept(ledger, recorded)
-    assert await ledger.snapshots.load(STREAM) == (None, recorded)
+    assert await ledger.snapshots.load(STREAM, Workflow) == (None, recorded)
     whole = await kept(ledger, recorded)
-    assert await ledger.snapshots.load(STREAM) == (whole, recorded[-1:])
+    assert await ledger.snapshots.load(STREAM, Workflow) == (whole, recorded[-1:])
 
 
 async def test_snapshots_that_wait_do_not_pile_up(ledger: Ledger) -> None:
