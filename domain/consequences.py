@@ -6,10 +6,11 @@ closed, a lease token given out) is kept here until the events are folded.
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
+from domain import policy
 from domain.events import (
     AskKind,
     AskOpened,
@@ -28,18 +29,14 @@ from domain.events import (
     WorkflowFailed,
 )
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Retry, Task
-from domain.state import CLOSED, NOT_ITS_FAULT, Run, TaskState, Workflow, bases, is_lost
+from domain.plan import Task
+from domain.state import CLOSED, Run, TaskState, Workflow, bases, is_lost
 
 OFFER_SECONDS = 600.0
 """A dispatch that nobody started is offered again after this: its message may have been lost with the bus."""
-LOST_LIMIT = 5
-"""Agents that may die on one task before the task is failed; they do not count as its attempts."""
 VERIFIER_ROLE = "tester"
 CHECKOUT_SECONDS = 60.0
 """What a tester may take besides its tests: each of them has a limit of its own, and one that reaches it is evidence."""
-GROWTHS = 140
-"""Times that a backoff grows at most: by the largest factor of a plan, 100, any more is beyond a float."""
 INPUT_BYTES = 262_144
 """The results of its dependencies that a dispatch carries whole; beyond it `data` stays in the ledger."""
 
@@ -146,32 +143,33 @@ class Consequences:
         after = msgspec.structs.replace(
             task, lost=task.lost + lost, failures=task.failures + (not lost), receipts=receipts
         )
-        if lost and run.purpose == "verify" and not receipts and task.result and after.lost < LOST_LIMIT:
+        if lost and run.purpose == "verify" and not receipts and task.result and after.lost < policy.LOST_LIMIT:
             self.verify(task, task.result, task.agent)
         else:
             self._after_failure(after, failure)
 
     def _after_failure(self, task: TaskState, failure: Failure) -> None:
-        """The plan says what comes next: a branch, another attempt, or the end of the task, which counts it already."""
-        spec = task.spec
-        role = spec.failure_routing.get(failure.type)
-        left = failure.type in NOT_ITS_FAULT or task.failures < spec.max_attempts
-        if role and task.branches < spec.max_debug_attempts and task.depth < spec.max_branch_depth:
-            self._branch(task, role, failure, task.receipts)
-        elif left and task.lost < LOST_LIMIT:
-            wait = backoff_seconds(spec.retry, task.failures + task.lost, f"{self.state.id}/{spec.id}")
-            self.events.append(RetryScheduled(task=spec.id, attempt=task.attempt + 1, due=self.now + wait))
-        else:
-            self.fail(task, failure)
+        self._enact(policy.after_failure(task, failure, f"{self.state.id}/{task.spec.id}"), task, failure)
 
     def refused(self, task: TaskState, failure: Failure) -> None:
-        """A person said no: that is nothing to try again, unless the plan routes it to somebody."""
-        spec = task.spec
-        role = spec.failure_routing.get("refused")
-        if role and task.result and task.branches < spec.max_debug_attempts and task.depth < spec.max_branch_depth:
-            self._branch(task, role, failure, task.receipts)
-        else:
-            self.fail(task, failure)
+        self._enact(policy.after_refusal(task), task, failure)
+
+    def _enact(self, choice: policy.Choice, task: TaskState, failure: Failure) -> None:
+        match choice:
+            case policy.Retry(wait_seconds=wait):
+                self.events.append(RetryScheduled(task=task.spec.id, attempt=task.attempt + 1, due=self.now + wait))
+            case policy.Branch(role=role):
+                self._branch(task, role, failure, task.receipts)
+            case policy.Ask():
+                self.exhausted(task, failure)
+            case policy.Fail():
+                self.fail(task, failure)
+            case _:
+                assert_never(choice)
+
+    def exhausted(self, task: TaskState, failure: Failure) -> None:
+        """Nothing that the plan allows is left."""
+        self.fail(task, failure)
 
     def _branch(self, task: TaskState, role: str, failure: Failure, receipts: tuple[Receipt, ...]) -> None:
         spec = task.spec
@@ -278,11 +276,3 @@ def seconds_allowed(spec: Task, purpose: Purpose) -> float:
     if purpose == "work":
         return spec.timeout_seconds
     return CHECKOUT_SECONDS + sum(test.timeout_seconds for test in spec.acceptance_criteria.tests)
-
-
-def backoff_seconds(retry: Retry, failures: int, salt: str) -> float:
-    """Exponential, capped, spread by a jitter that comes from the names: the same history computes the same wait."""
-    grown = min(failures - 1, GROWTHS)
-    wait = min(retry.initial_seconds * retry.factor**grown, retry.max_seconds)
-    spread = int.from_bytes(hashlib.sha256(f"{salt}/{failures}".encode()).digest()[:4]) / 2**32
-    return min(wait * (1 + retry.jitter * (2 * spread - 1)), retry.max_seconds)

@@ -5,7 +5,6 @@ import pytest
 from spec import NOW, TESTS, An, completed, failed, given, green, offer_again, red, retry, start, started, verified
 
 from domain.commands import ExpireLease, ExpireRun
-from domain.consequences import LOST_LIMIT, backoff_seconds
 from domain.events import (
     AttemptFailed,
     ReportRefused,
@@ -23,6 +22,7 @@ from domain.events import (
 from domain.outcome import Failure
 from domain.plan import Retry as Backoff
 from domain.plan import Task
+from domain.policy import LOST_LIMIT, backoff_seconds
 
 A, AFTER_A = Task("a"), Task("b", dependencies=("a",))
 CHECKED = Task("a", acceptance_criteria=TESTS)
