@@ -1,4 +1,4 @@
-"""The schemas others read, generated from the structs: `python -m ops.schemas` writes them, `--check` finds drift."""
+"""What others read and is generated from the code: `python -m ops.schemas` writes it, `--check` finds drift."""
 
 import argparse
 import difflib
@@ -12,15 +12,19 @@ from typing import Any
 import msgspec
 
 from domain.plan import Plan
+from ops import rulebook
 
-FOLDER = Path(__file__).parent.parent / "schemas"
+FOLDER = Path(__file__).parent.parent
 ADDRESS = "https://cairn.dev/schemas/"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def documents() -> dict[str, str]:
-    """File name to the text it must have."""
-    return {"plan.schema.json": _schema("plan.schema.json", "Cairn plan", Plan)}
+    """File to the text it must have."""
+    return {
+        "schemas/plan.schema.json": _schema("plan.schema.json", "Cairn plan", Plan),
+        "docs/rulebook.md": rulebook.page(),
+    }
 
 
 def _schema(name: str, title: str, kind: type) -> str:
@@ -40,7 +44,7 @@ def drift(folder: Path = FOLDER) -> str:
         line
         for name, text in documents().items()
         for line in difflib.unified_diff(
-            _lines(folder / name), text.splitlines(keepends=True), f"schemas/{name}", f"schemas/{name} (generated)"
+            _lines(folder / name), text.splitlines(keepends=True), name, f"{name} (generated)"
         )
     )
 
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> int:
     difference = drift(folder)
     if difference:
         print(difference, end="")
-        print("schemas are out of date: run `python -m ops.schemas` and commit the result", file=sys.stderr)
+        print("they are out of date: run `python -m ops.schemas` and commit the result", file=sys.stderr)
     return 1 if difference else 0
 
 

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from domain.failures import FAILURE_TYPES
+from domain.state import TaskStatus
 from ops import schemas
 
 
@@ -14,7 +17,7 @@ def test_the_committed_schemas_are_what_the_structs_say():
 
 
 def test_the_plan_schema_is_valid_and_says_who_it_is():
-    schema = json.loads(schemas.documents()["plan.schema.json"])
+    schema = json.loads(schemas.documents()["schemas/plan.schema.json"])
     Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["$id"] == "https://cairn.dev/schemas/plan.schema.json"
@@ -23,14 +26,14 @@ def test_the_plan_schema_is_valid_and_says_who_it_is():
 
 
 def test_every_field_an_editor_offers_is_described():
-    kinds = json.loads(schemas.documents()["plan.schema.json"])["$defs"]
+    kinds = json.loads(schemas.documents()["schemas/plan.schema.json"])["$defs"]
     fields = {f"{kind}.{name}": spec for kind, body in kinds.items() for name, spec in body["properties"].items()}
     assert len(fields) > 30
     assert [name for name, spec in fields.items() if not spec.get("description")] == []
 
 
 def test_a_plan_may_name_its_schema_for_the_editor():
-    schema = json.loads(schemas.documents()["plan.schema.json"])
+    schema = json.loads(schemas.documents()["schemas/plan.schema.json"])
     plan = {"$schema": "../schemas/plan.schema.json", "id": "p", "tasks": [{"id": "a"}]}
     Draft202012Validator(schema).validate(plan)
 
@@ -38,6 +41,8 @@ def test_a_plan_may_name_its_schema_for_the_editor():
 def test_writing_ends_the_drift_and_checking_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert schemas.main(["--check"], tmp_path) == 1
     assert list(tmp_path.iterdir()) == []
+    for folder in ("schemas", "docs"):
+        (tmp_path / folder).mkdir()
     assert schemas.main([], tmp_path) == 0
     capsys.readouterr()
     assert schemas.main(["--check"], tmp_path) == 0
@@ -45,10 +50,17 @@ def test_writing_ends_the_drift_and_checking_writes_nothing(tmp_path: Path, caps
 
 
 def test_drift_is_shown_as_a_diff_with_the_way_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for folder in ("schemas", "docs"):
+        (tmp_path / folder).mkdir()
     schemas.write(tmp_path)
-    path = tmp_path / "plan.schema.json"
+    path = tmp_path / "schemas" / "plan.schema.json"
     path.write_text(path.read_text().replace('"Cairn plan"', '"Another plan"'))
     assert schemas.main(["--check"], tmp_path) == 1
     printed = capsys.readouterr()
     assert '-  "title": "Another plan",\n+  "title": "Cairn plan",\n' in printed.out
     assert "python -m ops.schemas" in printed.err
+
+
+def test_the_rulebook_names_every_status_and_every_failure():
+    page = schemas.documents()["docs/rulebook.md"]
+    assert [name for name in (*get_args(TaskStatus), *FAILURE_TYPES) if name not in page] == []
