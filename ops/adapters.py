@@ -15,7 +15,7 @@ from handlers.roster import Held
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.postgres import Connection, Pool
-from projections import due
+from projections import recovery
 from projections.project import Projection
 
 HEARD = "SELECT beat_at FROM presence WHERE (workflow, run, token) = ('', '', 0)"
@@ -43,7 +43,7 @@ async def _lent(pool: Pool) -> AsyncIterator[Connection]:
 
 
 class Timers:
-    """`handlers.deadlines.Timers` and `handlers.roster.Leases` over the view `due`.
+    """`handlers.deadlines.Timers` and `handlers.roster.Leases` over the view `recovery`.
 
     Nobody is given up for a silence that was ours: heartbeats are missed while we are down or the bus is away, and
     forgotten when Postgres crashes.
@@ -55,14 +55,14 @@ class Timers:
         self._asked = time.monotonic()
         self._generation = bus.generation
 
-    async def due(self, now: float) -> list[due.Due]:
+    async def due(self, now: float) -> list[recovery.Due]:
         async with _lent(self._pool) as connection:
             await self._sweep(connection)
-            return await due.due(connection, now, await self._since(connection))
+            return await recovery.due(connection, now, await self._since(connection))
 
     async def next_due(self) -> float | None:
         async with _lent(self._pool) as connection:
-            return await due.next_due(connection, await self._since(connection))
+            return await recovery.next_due(connection, await self._since(connection))
 
     async def _since(self, connection: Connection) -> float:
         """From when on heartbeats were taken without a break, as seconds since the epoch."""
@@ -80,20 +80,20 @@ class Timers:
     async def _sweep(self, connection: Connection) -> None:
         if time.time() - self._swept > SWEEP_SECONDS:
             self._swept = time.time()
-            await due.sweep(connection, self._swept - FORGET_SECONDS)
+            await recovery.sweep(connection, self._swept - FORGET_SECONDS)
 
     async def beat(self, held: list[Held]) -> list[Held]:
         """None is void while the view cannot tell."""
-        leases = [due.Lease(one.workflow, one.run, one.token) for one in held]
+        leases = [recovery.Lease(one.workflow, one.run, one.token) for one in held]
         if not leases:
             return []
         try:
             head = await self._ledger.head()
             async with _lent(self._pool) as connection:
-                await due.beat(connection, leases, time.time())
+                await recovery.beat(connection, leases, time.time())
             await self._view.reached(head.position, timeout_seconds=2.0)
             async with _lent(self._pool) as connection:
-                current = await due.held(connection, leases)
+                current = await recovery.held(connection, leases)
         except (TimeoutError, LedgerUnavailable):
             return []
         return [Held(*lease) for lease in leases if lease not in current]
@@ -102,7 +102,7 @@ class Timers:
         """What the view has not seen yet may hold dispatches too, so it never answers beyond the view's own cursor."""
         seen = self._view.position
         async with _lent(self._pool) as connection:
-            oldest = await due.oldest_offer(connection, role)
+            oldest = await recovery.oldest_offer(connection, role)
         return min(oldest or seen + 1, seen + 1)
 
 

@@ -37,8 +37,8 @@ from ops.embedded import embedded
 from ops.garbage import collect_seldom
 from ops.settings import Settings, child_environment
 from projections.board import Board
-from projections.due import DueView
 from projections.project import Projection
+from projections.recovery import Recovery
 
 READERS = 6
 PORTS = 20
@@ -84,10 +84,10 @@ async def up(
         starting = None
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
         executor = Executor(ledger)
-        board, due = Projection(readers, Board()), Projection(readers, DueView())
-        for projection in (board, due):
+        board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
+        for projection in (board, recovery):
             await projection.install()
-        timers = Timers(readers, due, ledger, bus)
+        timers = Timers(readers, recovery, ledger, bus)
         deadlines = Deadlines(timers, executor)
         artifacts = await Repository.create(settings.artifacts)
         async with asyncio.TaskGroup() as group:
@@ -96,10 +96,10 @@ async def up(
                 for job in (
                     servers.watch(),
                     board.run(ledger),
-                    due.run(ledger),
+                    recovery.run(ledger),
                     Inbox(bus, executor, settings.tenant).run(),
                     deadlines.run(),
-                    _ring(due, deadlines.bell),
+                    _ring(recovery, deadlines.bell),
                     Branches(ledger, Refs(), Cursor(readers, "branches")).run(),
                 )
             ]

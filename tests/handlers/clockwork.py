@@ -17,8 +17,8 @@ from ledger.ledger import Ledger
 from ledger.postgres import Pool, pool
 from ledger.recorded import Recorded
 from ops.adapters import Timers
-from projections.due import DueView
 from projections.project import Projection
+from projections.recovery import Recovery
 
 
 class Clock:
@@ -83,7 +83,7 @@ async def clockwork(url: str, tenant: str, bus: Bus, *, relay: bool = False) -> 
         Ledger.open(url, tenant=tenant, bus=bus if relay else None) as ledger,
         pool(url, tenant, size=6, views=True) as readers,
     ):
-        view = Projection(readers, DueView())
+        view = Projection(readers, Recovery())
         await view.install()
         projecting = asyncio.create_task(view.run(ledger))
         yield Clockwork(ledger, Executor(ledger), view, readers, Timers(readers, view, ledger, bus), Clock())

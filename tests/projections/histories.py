@@ -1,4 +1,4 @@
-"""Random histories, as the rules make them: random plans, agents, failures, deadlines, answers and cancels."""
+"""Random histories, as the rules make them: random plans, agents, failures, deadlines, answers, cancels, restores."""
 
 from random import Random
 
@@ -12,6 +12,7 @@ from domain.commands import (
     ReportFailed,
     ReportStarted,
     ReportVerified,
+    Restore,
     Retry,
     StartWorkflow,
     WorkflowCommand,
@@ -74,6 +75,8 @@ def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | N
         return None
     if random.random() < 0.01:
         return Cancel(now=now, by="pat", reason=random.choice(NASTY))
+    if random.random() < 0.01:
+        return Restore(now=now, skipped=100, repository="/restored")
     tasks = [task for task in state.tasks.values() if task.run or task.ask or task.status == "retrying"]
     task = random.choice(tasks or list(state.tasks.values()))
     if task.ask:

@@ -8,13 +8,13 @@ import pytest
 from histories import history
 from stage import WAIT_SECONDS, Sliced, opened, projected, record, tables
 
-from domain.events import TaskSkipped
+from domain.events import ReportRefused
 from ledger.ledger import Ledger
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from projections.board import Board
-from projections.due import DueView
 from projections.project import Halted, Projection
+from projections.recovery import Recovery
 
 HISTORY = history(Random(7), 4, 150)
 OF_BOARD = ("board_workflows", "board_tasks", "board_attempts", "board_asks")
@@ -105,15 +105,17 @@ async def test_a_process_that_comes_late_with_its_batch_gives_it_up(postgres_url
 async def test_an_event_that_cannot_be_folded_halts_its_view_right_before_it_and_no_other(postgres_url: str) -> None:
     async with opened(postgres_url) as (ledger, connections):
         before = (await record(ledger, HISTORY))[-1]
-        [bad] = await record(ledger, [("ghost", [TaskSkipped(task="t", because="u")])])
-        board, due = Projection(connections, Board()), Projection(connections, DueView())
+        [bad] = await record(
+            ledger, [("ghost", [ReportRefused(task="t", run="t/1", token=1, agent="ann", kind="started", why="")])]
+        )
+        board, other = Projection(connections, Board()), Projection(connections, Recovery())
         with pytest.raises(Halted, match=rf"board halted at position {bad}: .*ghost was never started") as halted:
             await projected(board, ledger, bad)
         assert (halted.value.view, halted.value.position) == ("board", bad)
         await board.reached(before)
         with pytest.raises(TimeoutError):
             await board.reached(bad, timeout_seconds=0.1)
-        await projected(due, ledger, bad)
+        await projected(other, ledger, bad)
 
 
 async def test_a_view_of_a_higher_version_is_replayed_and_its_older_program_stops(postgres_url: str) -> None:

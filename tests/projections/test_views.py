@@ -15,10 +15,10 @@ from ledger.postgres import Connection, Pool
 from ledger.recorded import Recorded
 from projections.board import Board, BoardDetail, BoardTask, workflow, workflows
 from projections.board_fold import SHOWN_CHARACTERS
-from projections.due import DueView
 from projections.project import Projection, View
+from projections.recovery import Recovery
 
-OPEN = "SELECT workflow, task, kind, token, run, attempt, agent, due, timeout_at, dispatched FROM due"
+OPEN = "SELECT workflow, task, kind, token, run, attempt, agent FROM waits"
 
 
 class Fold:
@@ -134,13 +134,13 @@ async def check(url: str, decisions: list[Decision], sizes: list[int]) -> None:
                         elif position in ends:
                             assert_waits_on_one_thing(row, detail, rows)
 
-        await projected(Projection(connections, Together(Board(), DueView())), Sliced(ledger, sizes, stands), head)
+        await projected(Projection(connections, Together(Board(), Recovery())), Sliced(ledger, sizes, stands), head)
         in_slices = await tables(connections)
-        for view in (Board(), DueView()):
+        for view in (Board(), Recovery()):
             projection = Projection(connections, view)
             await projected(projection, Sliced(ledger, [1]), head)
             await projection.rebuild()
-        for view in (Board(), DueView()):
+        for view in (Board(), Recovery()):
             await projected(Projection(connections, view), ledger, head)
         assert await tables(connections) == in_slices
 

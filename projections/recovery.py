@@ -1,7 +1,8 @@
-"""What waits for time: offers that nobody took, leases that are not renewed, runs that take too long, retries.
+"""What each open task waits on: a dependency, a slot, a lease, a timer or an ask; and which of it falls due when.
 
 Times are seconds since the epoch. The rows are a fold of the ledger; that an agent was *heard of* is not, it stands in
-the unlogged table `presence`, which a crash of Postgres empties.
+the unlogged table `presence`, which a crash of Postgres empties. The view `orphans` names every open task that waits
+on nothing, or on what will not come: there is none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,26 +10,17 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from domain.events import (
-    AttemptFailed,
-    RetryScheduled,
-    TaskCancelled,
-    TaskCompleted,
-    TaskDispatched,
-    TaskFailed,
-    TaskReported,
-    TaskSkipped,
-    TaskStarted,
-    TaskVerified,
-)
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
+from projections.recovery_fold import Changes, Flow, Kind, Wait
 from projections.rows import load, store
 from projections.sql import statements
 
 STREAM = "workflow-"
-SQL = statements("due")
+SQL = statements("recovery")
 LIMIT = 1_000
+KEPT_WAITS = 50_000
+"""Of workflows that no event of the batch is about; each holds an open task's row in memory."""
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -45,7 +37,20 @@ class Due(msgspec.Struct, frozen=True):
     agent: str | None = None
 
 
-_DUE = msgspec.json.Decoder(list[Due])
+class Orphan(msgspec.Struct, frozen=True):
+    """A task and what is wrong with its wait; `kind` is None if it has none."""
+
+    workflow: str
+    task: str
+    kind: Kind | None
+    why: str
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How many orphans there are, and how many tasks wait, by the kind of what they wait on."""
+
+    orphans: int
+    waits: dict[Kind, int]
 
 
 class Lease(NamedTuple):
@@ -56,69 +61,72 @@ class Lease(NamedTuple):
     token: int
 
 
-class _Row(msgspec.Struct, omit_defaults=True, gc=False):
+class _Seen(msgspec.Struct, gc=False):
     workflow: str
-    task: str
-    kind: Literal["offer", "lease", "retry"]
-    due: float
-    attempt: int = -1
-    timeout_at: float | None = None
-    lease_seconds: float | None = None
-    token: int | None = None
-    run: str | None = None
-    role: str | None = None
-    agent: str | None = None
-    dispatched: int | None = None
+    last: int
 
 
-class DueView:
-    """The view."""
+_DUE = msgspec.json.Decoder(list[Due])
+_WAITS = msgspec.json.Decoder(list[Wait])
+_ORPHANS = msgspec.json.Decoder(list[Orphan])
+_STANDING = msgspec.json.Decoder(Standing)
 
-    name = "due"
+
+class Recovery:
+    """The view. One instance belongs to one projection.
+
+    The waits of workflows are kept for the next batch: nobody else changes them, or the projection's cursor would have
+    moved and the view been told to forget.
+    """
+
+    name = "recovery"
     version = 1
     sql = SQL
 
+    def __init__(self) -> None:
+        self._flows: dict[str, Flow] = {}
+
     def forget(self) -> None:
-        """It remembers nothing."""
+        self._flows.clear()
 
     async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
-        put, taken, gone = _fold(batch)
-        if gone:
+        mine = [
+            (recorded.stream.removeprefix(STREAM), recorded) for recorded in batch if recorded.stream.startswith(STREAM)
+        ]
+        await self._load(connection, mine)
+        changes = Changes(self._flows)
+        for name, recorded in mine:
+            changes.fold(name, recorded)
+        if gone := [key for key, wait in changes.waits.items() if wait is None]:
             keys = {"workflows": [name for name, _ in gone], "tasks": [task for _, task in gone]}
             await connection.execute(SQL["remove"], keys, prepare=True)
+        put = [wait for wait in changes.waits.values() if wait]
         await store(connection, SQL["put"], put)
-        await store(connection, SQL["lease"], taken)
+        await store(connection, SQL["see"], [_Seen(*seen) for seen in changes.seen.items()])
+        for wait in put:
+            wait.needs = None
+        self._let_go(changes.seen)
 
+    async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> None:
+        started = {name for name, recorded in mine if recorded.version == 1}
+        if wanted := {name for name, _ in mine} - self._flows.keys() - started:
+            found: dict[str, list[Wait]] = {name: [] for name in wanted}
+            for wait in await load(connection, _WAITS, SQL["load"], workflows=list(wanted)) or ():
+                found[wait.workflow].append(wait)
+            self._flows |= {name: Flow(name, waits) for name, waits in found.items()}
 
-def _fold(batch: Sequence[Recorded]) -> tuple[list[_Row], list[_Row], list[tuple[str, str]]]:
-    """Rows to put, leases taken of rows that are in the table already, and keys to remove."""
-    last: dict[tuple[str, str], _Row | None] = {}
-    for recorded in batch:
-        if not recorded.stream.startswith(STREAM):
-            continue
-        event, workflow = recorded.event, recorded.stream.removeprefix(STREAM)
-        match event:
-            case TaskDispatched(task=task):
-                last[workflow, task] = _Row(
-                    workflow, task, "offer", event.due, event.attempt, None, event.lease_seconds, event.token,
-                    event.run, event.role, None, recorded.position,
-                )  # fmt: skip
-            case TaskStarted(task=task, run=run, agent=agent, timeout_at=timeout_at):
-                row = last.get((workflow, task)) or _Row(workflow, task, "lease", 0.0, run=run)
-                row.kind, row.due = "lease", min(event.lease_until, timeout_at)
-                row.timeout_at, row.agent = timeout_at, agent
-                last[workflow, task] = row
-            case RetryScheduled(task=task, attempt=attempt, due=due):
-                last[workflow, task] = _Row(workflow, task, "retry", due, attempt)
-            case (
-                TaskReported(task=task) | TaskVerified(task=task) | TaskCompleted(task=task) | AttemptFailed(task=task)
-                | TaskFailed(task=task) | TaskCancelled(task=task) | TaskSkipped(task=task)
-            ):  # fmt: skip
-                last[workflow, task] = None
-    rows = [row for row in last.values() if row]
-    put = [row for row in rows if row.attempt >= 0]
-    taken = [row for row in rows if row.attempt < 0]
-    return put, taken, [key for key, row in last.items() if row is None]
+    def _let_go(self, touched: Iterable[str]) -> None:
+        """What is over, and of the rest what was not touched for longest."""
+        for name in touched:
+            flow = self._flows.pop(name)
+            if flow.waits:
+                self._flows[name] = flow
+        idle = len(self._flows.keys() - set(touched))
+        kept = sum(len(flow.waits) for flow in self._flows.values())
+        for name in list(self._flows)[:idle]:
+            if kept <= KEPT_WAITS:
+                break
+            kept -= len(self._flows.pop(name).waits)
 
 
 async def due(connection: Connection, now: float, listening_since: float = 0.0, limit: int = LIMIT) -> list[Due]:
@@ -163,6 +171,18 @@ async def held(connection: Connection, leases: Iterable[Lease]) -> set[Lease]:
 async def sweep(connection: Connection, before: float) -> int:
     """Forgets heartbeats before that time of whoever holds nothing; the number of rows that went."""
     return (await connection.execute(SQL["sweep"], {"before": before})).rowcount
+
+
+async def orphans(connection: Connection) -> list[Orphan]:
+    """Judged are the workflows that this view and the board have seen equally far: the others are just moving."""
+    return await load(connection, _ORPHANS, SQL["orphans"]) or []
+
+
+async def standing(connection: Connection) -> Standing:
+    """As of one moment."""
+    found = await load(connection, _STANDING, SQL["standing"])
+    assert found is not None
+    return found
 
 
 def _columns(leases: set[Lease]) -> dict[str, Any]:

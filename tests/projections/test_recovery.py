@@ -11,8 +11,8 @@ from domain.plan import AcceptanceCriteria, Plan, Task, Test
 from domain.state import Workflow, replay
 from domain.workflow import decide
 from ledger.postgres import Connection
-from projections.due import DueView, Lease, beat, due, held, next_due, oldest_offer, sweep
 from projections.project import Projection
+from projections.recovery import Lease, Recovery, beat, due, held, next_due, oldest_offer, sweep
 
 NOW = 1_000.0
 WHO = {"task": "a", "run": "a/1", "token": 1, "agent": "ann"}
@@ -37,7 +37,7 @@ async def after(postgres_url: str) -> AsyncIterator[object]:
                 replay(events, state)
                 decisions.append(("w", events))
             head = (await record(ledger, decisions))[-1]
-            await projected(Projection(connections, DueView()), Sliced(ledger, [1]), head)
+            await projected(Projection(connections, Recovery()), Sliced(ledger, [1]), head)
             return connection
 
         yield happened
