@@ -10,18 +10,20 @@ from projections.board_rows import BoardAttempt, BoardTask
 def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttempt | None) -> str | None:
     """`tasks` are all of the workflow, `attempt` is the one that `task.run` names. None for a task that is closed.
 
-    Between two events of one decision a task can stand where nothing has been settled yet; it says so.
+    The same as its row in `waits` (`projections.recovery`) would say at the board's position.
     """
-    unsettled = f"the events that follow position {task.updated}"
     match task.status:
         case "pending":
-            open_ones = {other.task for other in tasks if other.status != "completed"}
-            missing = [need for need in task.dependencies if need in open_ones]
-            return f"dependency {', '.join(missing)}" if missing else unsettled
+            status = {other.task: other.status for other in tasks}
+            missing = [need for need in task.dependencies if status[need] != "completed"]
+            if not missing:
+                return f"a slot of role {task.role}"
+            if CLOSED.isdisjoint(status[need] for need in missing):
+                return f"dependency {', '.join(missing)}"
         case "dispatched":
             return f"an agent of role {task.role}"
-        case "running":
-            return f"lease of {_holder(attempt)}" if attempt else unsettled
+        case "running" if attempt:
+            return f"lease of {_holder(attempt)}"
         case "verifying" if attempt:
             if attempt.agent is None:
                 return f"tests by a {attempt.role} other than {task.agent}"
@@ -30,10 +32,11 @@ def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttemp
             return f"retry at {_clock(task.retry_due)}"
         case "branched":
             branch = [other.task for other in tasks if other.parent == task.task and other.status not in CLOSED]
-            return f"branch {', '.join(branch)}" if branch else unsettled
+            if branch:
+                return f"branch {', '.join(branch)}"
         case "waiting" if task.ask:
             return f"a person: {task.ask}"
-    return None if task.status in CLOSED else unsettled
+    return None if task.status in CLOSED else "a timer that is due: what follows is being decided"
 
 
 def _holder(attempt: BoardAttempt) -> str:

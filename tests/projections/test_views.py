@@ -9,16 +9,16 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from stage import Sliced, opened, projected, record, tables
 
-from domain.state import CLOSED, Workflow, evolve
+from domain.state import CLOSED, TaskState, Workflow, evolve
 from ledger.ledger import Ledger
 from ledger.postgres import Connection, Pool
 from ledger.recorded import Recorded
-from projections.board import Board, BoardDetail, BoardTask, workflow, workflows
+from projections.board import Board, BoardDetail, workflow, workflows
 from projections.board_fold import SHOWN_CHARACTERS
 from projections.project import Projection, View
-from projections.recovery import Recovery
+from projections.recovery import Recovery, orphans
 
-OPEN = "SELECT workflow, task, kind, token, run, attempt, agent FROM waits"
+WAITS = "SELECT workflow, task, kind, token, run, attempt, agent, ask FROM waits"
 
 
 class Fold:
@@ -69,31 +69,43 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
         assert [attempt.agent for attempt in opened] == ([task.run.agent] if task.run else [])
 
 
-def assert_waits_on_one_thing(row: BoardTask, detail: BoardDetail, due: dict[tuple[str, str], Any]) -> None:
-    waits = {
-        "dependency": row.status == "pending",
-        "due": (row.workflow, row.task) in due,
-        "branch": any(other.parent == row.task and other.status not in CLOSED for other in detail.tasks),
-        "person": row.ask is not None,
-    }
-    assert sum(waits.values()) == 1, (row, waits)
-    assert row.waiting_on
-    assert not row.waiting_on.startswith("the events"), row.waiting_on
+def waits(state: Workflow, name: str, task: TaskState) -> tuple[Any, ...]:
+    """What an open task waits on: kind, token, run, attempt, agent, ask."""
+    needs = [state.tasks[need].status for need in task.spec.dependencies]
+    branches = [it for it in state.tasks.values() if it.spec.parent_id == name and it.status not in CLOSED]
+    if run := task.run:
+        return "lease" if run.agent else "slot", run.token, run.id, task.attempt, run.agent, None
+    if task.status == "retrying":
+        return "timer", None, None, task.attempt + 1, None, None
+    if task.ask:
+        return "ask", None, None, None, None, task.ask
+    if task.status == "pending" and not {"failed", "skipped", "cancelled"} & {*needs}:
+        return "dependency" if task.missing else "slot", None, None, None, None, None
+    return "dependency" if branches and task.status == "branched" else "timer", None, None, None, None, None
 
 
-async def assert_due(connections: Pool, states: dict[str, Workflow]) -> dict[tuple[str, str], Any]:
+async def assert_waits(connections: Pool, states: dict[str, Workflow]) -> dict[tuple[str, str], str]:
+    """The kinds of the rows, which are what the domain has."""
     async with connections.connection() as connection:
-        rows = {(row[0], row[1]): row[2:] for row in await (await connection.execute(OPEN)).fetchall()}
-    expected: dict[tuple[str, str], Any] = {}
-    for state in states.values():
-        for name, task in state.tasks.items():
-            if run := task.run:
-                kind = "lease" if run.agent else "offer"
-                expected[state.id, name] = (kind, run.token, run.id, task.attempt, run.agent)
-            elif task.status == "retrying":
-                expected[state.id, name] = ("retry", None, None, task.attempt + 1, None)
-    assert {key: row[:5] for key, row in rows.items()} == expected
-    return rows
+        rows = {(row[0], row[1]): row[2:] for row in await (await connection.execute(WAITS)).fetchall()}
+        assert await orphans(connection) == []
+    assert rows == {
+        (state.id, name): waits(state, name, task)
+        for state in states.values()
+        for name, task in state.tasks.items()
+        if task.status not in CLOSED
+    }
+    return {key: row[0] for key, row in rows.items()}
+
+
+SAID = {
+    "dependency": ("dependency ", "branch "),
+    "slot": ("a slot of role ", "an agent of role ", "tests by a tester"),
+    "lease": ("lease of ", "tests by "),
+    "timer": ("retry at ", "a timer "),
+    "ask": ("a person: ",),
+}
+"""How the sentence about a kind of wait begins."""
 
 
 class Together:
@@ -116,12 +128,11 @@ class Together:
 
 async def check(url: str, decisions: list[Decision], sizes: list[int]) -> None:
     async with opened(url) as (ledger, connections):
-        ends = set(await record(ledger, decisions))
-        head, fold = max(ends), Fold(ledger)
+        head, fold = (await record(ledger, decisions))[-1], Fold(ledger)
 
         async def stands(position: int) -> None:
             states = await fold.to(position)
-            rows = await assert_due(connections, states)
+            kinds = await assert_waits(connections, states)
             async with connections.connection() as connection:
                 assert len(await workflows(connection)) == len(states)
                 for state in states.values():
@@ -131,8 +142,9 @@ async def check(url: str, decisions: list[Decision], sizes: list[int]) -> None:
                     for row in detail.tasks:
                         if row.status in CLOSED:
                             assert row.waiting_on is None
-                        elif position in ends:
-                            assert_waits_on_one_thing(row, detail, rows)
+                        else:
+                            said = row.waiting_on or ""
+                            assert said.startswith(SAID[kinds[row.workflow, row.task]]), row
 
         await projected(Projection(connections, Together(Board(), Recovery())), Sliced(ledger, sizes, stands), head)
         in_slices = await tables(connections)

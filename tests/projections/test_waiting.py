@@ -18,7 +18,9 @@ def attempt(purpose: Any, role: str, agent: str | None = None) -> BoardAttempt:
     return BoardAttempt("w", "a", "a/1", 1, purpose, role, TIME, 1, agent=agent, timeout_at=1_800_000_000.0)
 
 
+DUE = "a timer that is due: what follows is being decided"
 OTHERS = [
+    task("broken", status="failed"),
     task("done", status="completed"),
     task("slow", status="running"),
     task("late"),
@@ -34,8 +36,9 @@ CASES = [
     (task(status="retrying", retry_due=1_800_000_000.0), None, "retry at 2027-01-15T08:00:00Z"),
     (task(status="branched"), None, "branch a.fix2"),
     (task(status="waiting", ask="ask-1"), None, "a person: ask-1"),
-    (task(status="running"), None, "the events that follow position 9"),
-    (task(dependencies=("done",)), None, "the events that follow position 9"),
+    (task(status="running"), None, DUE),
+    (task(dependencies=("broken", "slow")), None, DUE),
+    (task(dependencies=("done",)), None, "a slot of role coder"),
     (task(status="completed"), None, None),
     (task(status="skipped", dependencies=("late",)), None, None),
 ]  # fmt: skip
