@@ -126,7 +126,7 @@ class Client:
         return await self._ask(calls.VERSION)
 
     async def ready(self) -> Json:
-        """`{"ready": bool, "checks": {part: {"ok", "detail", "behind"?}}}`, as of now."""
+        """`{"ready": bool, "orphans": int | null, "checks": {part: {"ok", "detail", "behind"?}}}`, as of now."""
         answer = await self._once(calls.READY)
         return calls.decoded(200 if answer.body.startswith(b'{"ready"') else answer.status, answer.body)
 

@@ -116,7 +116,7 @@ class SyncClient:
         return self._ask(calls.VERSION)
 
     def ready(self) -> Json:
-        """`{"ready": bool, "checks": {part: {"ok", "detail", "behind"?}}}`, as of now."""
+        """`{"ready": bool, "orphans": int | null, "checks": {part: {"ok", "detail", "behind"?}}}`, as of now."""
         answer = self._once(calls.READY)
         return calls.decoded(200 if answer.body.startswith(b'{"ready"') else answer.status, answer.body)
 

@@ -1,15 +1,22 @@
-"""Whether the system can work, found out by asking: Postgres, NATS, and how far view and relay are behind."""
+"""Whether the system can work, found out by asking: Postgres, NATS, and how far view and relay are behind.
+
+An orphan, a task that nothing will move any more, is a fault of ours, but no reason to send work elsewhere: it is
+counted, and `ready` does not depend on it.
+"""
 
 import asyncio
 from typing import Any
 
 import msgspec
+import psycopg
 
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.ports import Bus
+from ledger.postgres import Pool
 from ledger.stream import Refusal
 from projections.project import Projection
+from projections.recovery import standing
 
 ANSWER_SECONDS = 2.0
 BEHIND_EVENTS = 10_000
@@ -32,6 +39,15 @@ async def checks(ledger: Ledger, bus: Bus, board: Projection) -> dict[str, Check
     else:
         relayed = ledger.relay.last if ledger.relay else None
     return {"postgres": postgres, "nats": nats, "board": _lag(head, board.position), "relay": _lag(head, relayed)}
+
+
+async def count_orphans(pool: Pool) -> int | None:
+    """How many open tasks wait on what will not come; None while nobody can tell."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), pool.connection() as connection:
+            return (await standing(connection)).orphans
+    except (psycopg.OperationalError, psycopg.errors.UndefinedTable, TimeoutError):
+        return None
 
 
 async def _postgres(ledger: Ledger) -> tuple[Check, int | None]:

@@ -21,7 +21,8 @@ from domain.validate import parse
 from domain.validate import problems as problems_of
 from gateway import requests, stream
 from gateway.access import access
-from gateway.health import checks
+from gateway.health import checks, count_orphans
+from gateway.metrics import Metrics
 from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
 from gateway.start import Starts
 from handlers.execute import Executor, Order, trace_of
@@ -60,7 +61,7 @@ def application(
     commands = _Commands(executor, ledger, lease_seconds)
     views = _Views(ledger, board, pool)
     events = _Events(stream.Events(ledger))
-    system = _System(ledger, bus, board, version)
+    system = _System(ledger, bus, board, pool, version)
     app.add_routes(
         [
             web.post(f"{API}/workflows", commands.start),
@@ -73,6 +74,7 @@ def application(
             web.get("/livez", system.live),
             web.get("/readyz", system.ready),
             web.get("/version", system.about),
+            web.get("/metrics", Metrics(pool, version).read),
         ]
     )
     app.on_response_prepare.append(_protect)
@@ -243,19 +245,19 @@ class _Events:
 
 
 class _System:
-    def __init__(self, ledger: Ledger, bus: Bus, board: Projection, version: str) -> None:
-        self._ledger, self._bus, self._board, self._version = ledger, bus, board, version
+    def __init__(self, ledger: Ledger, bus: Bus, board: Projection, pool: Pool, version: str) -> None:
+        self._ledger, self._bus, self._board, self._pool, self._version = ledger, bus, board, pool, version
 
     async def live(self, _: web.Request) -> web.Response:
         return _json({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 if work can be done, else 503; `?verbose` says what of it cannot."""
+        """200 if work can be done, else 503; `?verbose` says what of it cannot. `orphans` is null if nobody can tell."""
         query = requests.parameters(request, "verbose")
-        found = await checks(self._ledger, self._bus, self._board)
+        found, orphans = await asyncio.gather(checks(self._ledger, self._bus, self._board), count_orphans(self._pool))
         ready = all(check.ok for check in found.values())
         verbose = {"checks": found} if requests.flag(query, "verbose") else {}
-        return _json({"ready": ready, **verbose}, 200 if ready else 503)
+        return _json({"ready": ready, "orphans": orphans, **verbose}, 200 if ready else 503)
 
     async def about(self, _: web.Request) -> web.Response:
         return _json({"name": "cairn", "version": self._version, "tenant": self._ledger.tenant, "api": ["v1"]})

@@ -23,12 +23,14 @@ from gateway.connection import Runner
 from gateway.http import application
 from handlers.execute import Executor, Order
 from handlers.kinds import WORKFLOW
+from ledger.cancel import end
 from ledger.ledger import Ledger
 from ledger.names import schema_of, views_of
 from ledger.postgres import Pool, pool
 from ledger.stream import streams_of
 from projections.board import Board
 from projections.project import Projection
+from projections.recovery import Recovery
 
 TOKEN = "a-token-for-tests"
 PLAN: dict[str, Any] = {"id": "demo", "title": "Demo", "tasks": [{"id": "a"}, {"id": "b", "dependencies": ["a"]}]}
@@ -40,6 +42,7 @@ class Served(NamedTuple):
     ledger: Ledger
     executor: Executor
     board: Projection
+    recovery: Projection
     pool: Pool
     bus: Bus
     where: Connection
@@ -75,17 +78,16 @@ async def served(
                 Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
                 pool(postgres_url, tenant, size=6, views=True) as readers,
             ):
-                board = Projection(readers, Board())
-                await board.install()
-                projecting = asyncio.create_task(board.run(ledger))
+                board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
+                for view in (board, recovery):
+                    await view.install()
+                projecting = [asyncio.create_task(view.run(ledger)) for view in (board, recovery)]
                 where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
-                system = Served("", ledger, Executor(ledger), board, readers, bus, where)
+                system = Served("", ledger, Executor(ledger), board, recovery, readers, bus, where)
                 async with listening(system) as url:
                     where = msgspec.structs.replace(where, url=url)
                     yield system._replace(url=url, where=where)
-                projecting.cancel()
-                with suppress(asyncio.CancelledError):
-                    await projecting
+                await end(projecting)
             with suppress(ConnectionError, TimeoutError):  # a stream reserves its room on the disk
                 for name in await streams_of(bus, tenant):
                     await bus.api(f"STREAM.DELETE.{name}")

@@ -37,7 +37,7 @@ def test_there_is_no_gateway_without_a_token() -> None:
 async def test_nothing_is_told_without_the_token(system: Served) -> None:
     for headers in ({}, bearer("wrong"), bearer(""), bearer(TOKEN + "x"), {"Authorization": TOKEN},
                     {"Authorization": f"Basic {TOKEN}"}, {"Authorization": "Bearer \u00fc"}):  # fmt: skip
-        for path in ("/api/v1/workflows", "/api/v1/events", "/no/such/path"):
+        for path in ("/api/v1/workflows", "/api/v1/events", "/metrics", "/no/such/path"):
             assert await code_of(system.url, path, **headers) == (401, "unauthorized"), headers
     assert (await code_of(system.url, **bearer()))[0] == 200
     assert (await code_of(system.url, Authorization=f"bearer  {TOKEN}"))[0] == 200
@@ -80,7 +80,7 @@ async def test_probes_need_no_token_and_say_how_it_stands(system: Served) -> Non
             found = await response.json()
             assert (found["name"], found["version"]) == ("cairn", "0.0.test")
         async with session.get("/readyz") as response:
-            assert (response.status, await response.json()) == (200, {"ready": True})
+            assert (response.status, await response.json()) == (200, {"ready": True, "orphans": 0})
         async with session.get("/readyz?verbose") as response:
             found = await response.json()
             assert (found["ready"], set(found["checks"])) == (True, {"postgres", "nats", "board", "relay"})
