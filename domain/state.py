@@ -66,6 +66,15 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "skipped": frozenset(),
 }  # fmt: skip
 """From a task's status to those that may follow it. `verifying` covers the run of its tests from its dispatch on."""
+WORKFLOW_TRANSITIONS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
+    "unknown": frozenset({"running"}),
+    "running": frozenset({"completed", "failed", "cancelled"}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+}
+"""From a workflow's status to those that may follow it. The board's tables refuse all others, of tasks too: whoever
+changes either table raises `projections.board.Board.version`."""
 
 
 class Run(msgspec.Struct):

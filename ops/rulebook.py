@@ -10,7 +10,7 @@ from domain.failures import FAILURE_TYPES, SIGNS
 from domain.outcome import Failure, Result
 from domain.plan import Plan, Task
 from domain.policy import after_failure, after_refusal
-from domain.state import CLOSED, TRANSITIONS, TaskState, TaskStatus
+from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, TaskStatus
 
 TASKS: dict[TaskStatus, tuple[str, str]] = {
     "pending": ("not yet begun", "its dependencies"),
@@ -36,6 +36,9 @@ def page() -> str:
         "## A task",
         _diagram("pending", TRANSITIONS, CLOSED),
         _table(("status", "means", "waits for"), ((name, *TASKS[name]) for name in get_args(TaskStatus))),
+        "## A workflow",
+        _diagram("unknown", WORKFLOW_TRANSITIONS, [end for end, others in WORKFLOW_TRANSITIONS.items() if not others]),
+        "The database refuses every other step of a task or a workflow, also one that is written by hand.",
         "## Why attempts fail",
         "A failed acceptance test is read from the top of this table; the first sign that fits decides. A test that ran "
         "longer than it may is a `timeout`, one that never ran a `sandbox` failure; what no sign explains is a "

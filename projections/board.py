@@ -4,14 +4,26 @@ Rows that events touch are loaded, changed in memory and stored, each once a bat
 the next batch: nobody else changes them, or the projection's cursor would have moved and the board been told to forget.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, LiteralString, get_args
 
 import msgspec
 
+from domain.events import Purpose
+from domain.state import TRANSITIONS, WORKFLOW_TRANSITIONS, TaskStatus
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from projections.board_fold import Changes
-from projections.board_rows import BoardAsk, BoardAttempt, BoardDetail, BoardTask, BoardWorkflow, Entry
+from projections.board_rows import (
+    BoardAsk,
+    BoardAttempt,
+    BoardDetail,
+    BoardTask,
+    BoardWorkflow,
+    Entry,
+    Outcome,
+    WorkflowStatus,
+)
 from projections.rows import load, store
 from projections.sql import statements
 from projections.waiting import waiting_on
@@ -20,7 +32,39 @@ __all__ = ["Board", "BoardAsk", "BoardAttempt", "BoardDetail", "BoardTask", "Boa
 
 KEPT_TASKS = 10_000
 STREAM = "workflow-"
+
+
+def _rules() -> dict[LiteralString, LiteralString]:
+    """What the tables are told of the domain: the values of columns, and which status may follow which."""
+
+    def listed(values: Iterable[LiteralString]) -> LiteralString:
+        return ", ".join(f"'{value}'" for value in values)
+
+    def branches(transitions: Mapping[Any, Collection[Any]]) -> LiteralString:
+        return " ".join(
+            f"WHEN '{was}' THEN becomes IN ({listed(sorted(becomes))})"
+            for was, becomes in transitions.items()
+            if becomes
+        )
+
+    return {
+        "{task_statuses}": listed(get_args(TaskStatus)),
+        "{task_transitions}": branches(TRANSITIONS),
+        "{workflow_statuses}": listed(get_args(WorkflowStatus)),
+        "{workflow_transitions}": branches(WORKFLOW_TRANSITIONS),
+        "{purposes}": listed(get_args(Purpose)),
+        "{outcomes}": listed(get_args(Outcome)),
+    }
+
+
+def _filled(sql: LiteralString) -> LiteralString:
+    for place, rule in _rules().items():
+        sql = sql.replace(place, rule)
+    return sql
+
+
 SQL = statements("board")
+SQL["create"] = _filled(SQL["create"])
 
 _WORKFLOWS = msgspec.json.Decoder(list[BoardWorkflow])
 _ENTRIES = msgspec.json.Decoder(list[Entry])
@@ -47,7 +91,7 @@ class Board:
     """The view. One instance belongs to one projection."""
 
     name = "board"
-    version = 1
+    version = 2
     sql = SQL
 
     def __init__(self) -> None:
@@ -67,7 +111,9 @@ class Board:
         for name, recorded in mine:
             changes.fold(name, recorded)
         await store(connection, SQL["store_workflows"], changes.workflows.values())
-        await store(connection, SQL["store_tasks"], [entry.task for entry in changes.entries.values()])
+        tasks = {key: entry.task for key, entry in changes.entries.items()}
+        await store(connection, SQL["add_tasks"], [tasks.pop(key) for key in changes.created])
+        await store(connection, SQL["store_tasks"], tasks.values())
         await store(connection, SQL["store_attempts"], changes.attempts.values())
         await store(connection, SQL["store_asks"], changes.asks.values())
         self._let_go(changes)

@@ -1,9 +1,11 @@
 -- create: what people look at; times that events carry are seconds since the epoch, those of recording are timestamps.
+-- What stands in braces is filled in from `domain.state` and `board_rows`. The triggers refuse what `decide` would never
+-- lead to, whoever writes it: a second lock behind the first.
 CREATE TABLE board_workflows (
     workflow      text PRIMARY KEY,
     title         text NOT NULL,
     objective     text NOT NULL,
-    status        text NOT NULL,    -- running, waiting (on a person), completed, failed, cancelled
+    status        text NOT NULL CHECK (status IN ({workflow_statuses})), -- waiting: running, and a person is asked
     tasks         integer NOT NULL, -- of the plan, as are completed and failed: a branch is its parent's matter
     completed     integer NOT NULL,
     failed        integer NOT NULL,
@@ -19,13 +21,14 @@ CREATE TABLE board_workflows (
     last          bigint NOT NULL
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX board_workflows_first ON board_workflows (first);
+CREATE INDEX board_workflows_open ON board_workflows (workflow) WHERE ended_at IS NULL;
 
 CREATE TABLE board_tasks (
     workflow      text NOT NULL,
     task          text NOT NULL,
     title         text NOT NULL,
     role          text NOT NULL,
-    status        text NOT NULL,    -- domain.state.TaskStatus
+    status        text NOT NULL CHECK (status IN ({task_statuses})),
     attempt       integer NOT NULL,
     agent         text,             -- whose work it is; who runs its tests stands in board_attempts
     run           text,
@@ -46,6 +49,7 @@ CREATE TABLE board_tasks (
     ended_at      timestamptz,
     created       bigint NOT NULL,  -- positions
     updated       bigint NOT NULL,
+    steps         text[],           -- of a row on its way in: the statuses it went through before `status`; not kept
     PRIMARY KEY (workflow, task)
 ) WITH (fillfactor = 70);
 
@@ -54,10 +58,10 @@ CREATE TABLE board_attempts (
     task          text NOT NULL,
     run           text NOT NULL,
     attempt       integer NOT NULL,
-    purpose       text NOT NULL,    -- work, verify
+    purpose       text NOT NULL CHECK (purpose IN ({purposes})),
     role          text NOT NULL,
     agent         text,
-    outcome       text,             -- reported, completed, passed, failed, cancelled
+    outcome       text CHECK (outcome IN ({outcomes})),
     failure       jsonb,
     dispatched_at timestamptz NOT NULL,
     started_at    timestamptz,
@@ -81,10 +85,45 @@ CREATE TABLE board_asks (
     answered_by   text,
     because       text,
     PRIMARY KEY (workflow, ask)
-)
+);
+
+CREATE FUNCTION refuse_board_task() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    was text := CASE TG_OP WHEN 'INSERT' THEN 'pending' ELSE OLD.status END;
+    becomes text;
+BEGIN
+    FOREACH becomes IN ARRAY array_append(NEW.steps, NEW.status) LOOP
+        IF NOT (CASE was {task_transitions} ELSE false END) THEN
+            RAISE EXCEPTION 'task % of workflow % is %, it does not become %', NEW.task, NEW.workflow, was, becomes
+                USING ERRCODE = 'restrict_violation';
+        END IF;
+        was := becomes;
+    END LOOP;
+    NEW.steps := NULL;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse_update BEFORE UPDATE ON board_tasks FOR EACH ROW
+WHEN (OLD.status <> NEW.status OR NEW.steps IS NOT NULL) EXECUTE FUNCTION refuse_board_task();
+CREATE TRIGGER refuse_insert BEFORE INSERT ON board_tasks FOR EACH ROW
+WHEN (NEW.status <> 'pending' OR NEW.steps IS NOT NULL) EXECUTE FUNCTION refuse_board_task();
+
+CREATE FUNCTION refuse_board_workflow() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    was text := CASE OLD.status WHEN 'waiting' THEN 'running' ELSE OLD.status END;
+    becomes text := CASE NEW.status WHEN 'waiting' THEN 'running' ELSE NEW.status END;
+BEGIN
+    IF was <> becomes AND NOT (CASE was {workflow_transitions} ELSE false END) THEN
+        RAISE EXCEPTION 'workflow % is %, it does not become %', NEW.workflow, was, becomes
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse_update BEFORE UPDATE ON board_workflows FOR EACH ROW
+WHEN (OLD.status <> NEW.status) EXECUTE FUNCTION refuse_board_workflow()
 
 -- drop: all of it.
-DROP TABLE IF EXISTS board_workflows, board_tasks, board_attempts, board_asks
+DROP TABLE IF EXISTS board_workflows, board_tasks, board_attempts, board_asks;
+DROP FUNCTION IF EXISTS refuse_board_task, refuse_board_workflow
 
 -- load_workflows: the rows of these workflows.
 SELECT json_agg(found)::text FROM board_workflows AS found WHERE workflow = ANY(%(workflows)s::text[])
@@ -106,15 +145,21 @@ ON CONFLICT (workflow) DO UPDATE SET
     status = excluded.status, completed = excluded.completed, failed = excluded.failed, branches = excluded.branches,
     asks = excluded.asks, repository = excluded.repository, ended_at = excluded.ended_at, reason = excluded.reason, last = excluded.last
 
--- store_tasks: new rows and changed ones.
+-- add_tasks: new rows. Those that change are not handed in as if they were new: the trigger would judge them so.
 INSERT INTO board_tasks SELECT * FROM json_populate_recordset(
     json_populate_record(NULL::board_tasks, '{"dependencies": [], "depth": 0, "priority": 0, "status": "pending",
                                               "attempt": 0, "summary": "", "files": [], "receipts": []}'), %(rows)s)
-ON CONFLICT (workflow, task) DO UPDATE SET
-    status = excluded.status, attempt = excluded.attempt, agent = excluded.agent, run = excluded.run,
-    ask = excluded.ask, summary = excluded.summary, commit = excluded.commit, files = excluded.files,
-    failure = excluded.failure, receipts = excluded.receipts, retry_due = excluded.retry_due,
-    started_at = excluded.started_at, ended_at = excluded.ended_at, updated = excluded.updated
+
+-- store_tasks: changed rows.
+UPDATE board_tasks AS task SET
+    status = new.status, attempt = new.attempt, agent = new.agent, run = new.run, ask = new.ask,
+    summary = new.summary, commit = new.commit, files = new.files, failure = new.failure, receipts = new.receipts,
+    retry_due = new.retry_due, started_at = new.started_at, ended_at = new.ended_at, updated = new.updated,
+    steps = new.steps
+FROM json_populate_recordset(
+    json_populate_record(NULL::board_tasks, '{"status": "pending", "attempt": 0, "summary": "", "files": [],
+                                              "receipts": []}'), %(rows)s) AS new
+WHERE task.workflow = new.workflow AND task.task = new.task
 
 -- store_attempts: new rows and changed ones.
 INSERT INTO board_attempts SELECT * FROM json_populate_recordset(NULL::board_attempts, %(rows)s)

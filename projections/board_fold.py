@@ -29,7 +29,7 @@ from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
 from domain.state import TaskStatus, refusal
 from ledger.recorded import Recorded
-from projections.board_rows import BoardAsk, BoardAttempt, BoardTask, BoardWorkflow, Entry, Outcome
+from projections.board_rows import BoardAsk, BoardAttempt, BoardTask, BoardWorkflow, Entry, Outcome, StoredTask
 
 SHOWN_CHARACTERS = 4_000
 """The tail of an output that the board keeps; the events have all that was recorded."""
@@ -42,6 +42,7 @@ class Changes:
         self._workflows, self._entries = workflows, entries
         self.workflows: dict[str, BoardWorkflow] = {}
         self.entries: dict[tuple[str, str], Entry] = {}
+        self.created: list[tuple[str, str]] = []
         self.attempts: dict[tuple[str, str, str], BoardAttempt] = {}
         self.asks: dict[tuple[str, str], BoardAsk] = {}
 
@@ -56,7 +57,7 @@ class Changes:
             case TaskDispatched(task=name, run=run):
                 entry = self._entry(board, name)
                 task = entry.task
-                task.status = "dispatched" if event.purpose == "work" else "verifying"
+                _become(entry, "dispatched" if event.purpose == "work" else "verifying")
                 task.attempt, task.run, task.receipts, task.retry_due = event.attempt, run, (), None
                 self._offer(entry, event, position, at)
             case TaskStarted(task=name, run=run, agent=agent):
@@ -66,7 +67,8 @@ class Changes:
                     raise LookupError(f"workflow {workflow}: run {run} was never dispatched")
                 attempt.agent, attempt.started_at, attempt.timeout_at = agent, at, event.timeout_at
                 if attempt.purpose == "work":
-                    entry.task.status, entry.task.agent = "running", agent
+                    _become(entry, "running")
+                    entry.task.agent = agent
                 entry.task.started_at = entry.task.started_at or at
             case TaskReported(task=name, run=run, agent=agent, result=result):
                 entry = self._entry(board, name)
@@ -87,13 +89,14 @@ class Changes:
                 entry.task.failure, entry.task.run = _short_failure(failure), None
                 self._end(entry, run, at, "failed", entry.task.failure)
             case RetryScheduled(task=name, due=due):
-                task = self._entry(board, name).task
-                task.status, task.retry_due = "retrying", due
+                entry = self._entry(board, name)
+                _become(entry, "retrying")
+                entry.task.retry_due = due
             case TaskBranched(task=name, branch=branch, depth=depth):
-                parent = self._entry(board, name).task
-                parent.status = "branched"
+                entry = self._entry(board, name)
+                _become(entry, "branched")
                 board.branches += 1
-                self._create(board, branch, position, parent.ordinal, depth)
+                self._create(board, branch, position, entry.task.ordinal, depth)
             case TaskFailed(task=name, failure=failure):
                 entry = self._entry(board, name)
                 entry.task.failure = _short_failure(failure)
@@ -105,7 +108,8 @@ class Changes:
                 self._close(board, self._entry(board, name), at, "cancelled")
             case AskOpened(task=name, ask=ask):
                 entry = self._entry(board, name)
-                entry.task.status, entry.task.ask = "waiting", ask
+                _become(entry, "waiting")
+                entry.task.ask = ask
                 entry.ask = self.asks[workflow, ask] = BoardAsk(
                     workflow, ask, name, event.kind, event.shown, event.content, opened_at=at
                 )
@@ -149,8 +153,10 @@ class Changes:
         entry = self._entries.get(key)
         if entry is None:
             raise LookupError(f"workflow {board.workflow} has no task {name}")
+        if key not in self.entries:
+            entry.moved, entry.task.steps = False, None
+            self.entries[key] = entry
         entry.task.updated = board.last
-        self.entries[key] = entry
         return entry
 
     def _start(self, event: WorkflowStarted, position: int, at: datetime) -> None:
@@ -164,12 +170,13 @@ class Changes:
             self._create(board, spec, position, ordinal, 0)
 
     def _create(self, board: BoardWorkflow, spec: Task, position: int, ordinal: int, depth: int) -> None:
-        task = BoardTask(
+        task = StoredTask(
             board.workflow, spec.id, spec.title, spec.agent_role, ordinal, position, position, spec.dependencies,
             spec.parent_id, depth, spec.branch_reason, spec.priority,
         )  # fmt: skip
         key = (board.workflow, spec.id)
         self._entries[key] = self.entries[key] = Entry(task)
+        self.created.append(key)
 
     def _offer(self, entry: Entry, event: TaskDispatched, position: int, at: datetime) -> None:
         attempt = self._attempt(entry, event.run)
@@ -201,7 +208,8 @@ class Changes:
         self._end(entry, task.run, at, "cancelled")
         if entry.ask and entry.ask.open:
             self._close_ask(board, entry)
-        task.status, task.run, task.ended_at, task.retry_due = status, None, at, None
+        _become(entry, status)
+        task.run, task.ended_at, task.retry_due = None, at, None
 
     def _close_ask(self, board: BoardWorkflow, entry: Entry) -> None:
         ask = entry.ask
@@ -210,6 +218,14 @@ class Changes:
         self.asks[ask.workflow, ask.ask] = ask
         entry.ask = entry.task.ask = None
         board.asks -= 1
+
+
+def _become(entry: Entry, status: TaskStatus) -> None:
+    task = entry.task
+    if status != task.status:
+        if entry.moved:
+            task.steps = (*(task.steps or ()), task.status)
+        entry.moved, task.status = True, status
 
 
 def _judge(task: BoardTask, agent: str, result: Result) -> None:

@@ -70,6 +70,12 @@ class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
     waiting_on: str | None = None
 
 
+class StoredTask(BoardTask, omit_defaults=True, gc=False):
+    """As it is written. `steps` are the statuses between the last batch's and `status`; None if there are none."""
+
+    steps: tuple[TaskStatus, ...] | None = None
+
+
 class BoardAttempt(msgspec.Struct, omit_defaults=True, gc=False):
     """One run. `outcome`: reported (not proven yet), completed, passed, failed, cancelled; None: open."""
 
@@ -116,8 +122,9 @@ class BoardDetail(msgspec.Struct):
 
 
 class Entry(msgspec.Struct, gc=False):
-    """A task with what its events may change."""
+    """A task with what its events may change. `moved`: its status is no longer the one that is stored."""
 
-    task: BoardTask
+    task: StoredTask
     attempts: list[BoardAttempt] = []
     ask: BoardAsk | None = None
+    moved: bool = False

@@ -45,7 +45,7 @@ from domain.events import (
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Task, Test
-from domain.state import CLOSED, TRANSITIONS, TaskState, Workflow, evolve, replay
+from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, Workflow, evolve, replay
 from domain.workflow import decide
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +126,7 @@ class Witness:
 
     def _fold(self, event: WorkflowEvent) -> None:
         before = {name: task.status for name, task in self.state.tasks.items()}
+        was_whole = self.state.status
         if isinstance(event, TaskDispatched):
             assert event.token > self.last_token
             self.last_token = self.tokens[event.task] = event.token
@@ -140,6 +141,10 @@ class Witness:
                 self.asks[ask] = name
             case AskAnswered(ask=ask):
                 del self.asks[ask]
+        if self.state.status != was_whole:
+            assert self.state.status in WORKFLOW_TRANSITIONS[was_whole], (
+                f"{was_whole} -> {self.state.status} by {event}"
+            )
         for name, task in self.state.tasks.items():
             was = before.get(name, "pending")
             changed = was != task.status or (isinstance(event, TaskDispatched) and event.task == name)

@@ -127,7 +127,9 @@ async def test_a_view_of_a_higher_version_is_replayed_and_its_older_program_stop
         first = await tables(connections, OF_BOARD)
         await projected(Projection(connections, Newer()), ledger, head)
         assert await tables(connections, OF_BOARD) == first
-        with pytest.raises(Halted, match="its tables are of version 2, this program has version 1"):
+        with pytest.raises(
+            Halted, match=f"its tables are of version {Newer.version}, this program has version {Board.version}"
+        ):
             await asyncio.wait_for(running, WAIT_SECONDS)
         with pytest.raises(Halted, match="version 2"):
             await Projection(connections, Board()).install()
