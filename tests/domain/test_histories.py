@@ -45,7 +45,7 @@ from domain.events import (
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Task, Test
-from domain.state import CLOSED, TRANSITIONS, TaskState, Workflow, evolve, replay
+from domain.state import CLOSED, TRANSITIONS, TaskState, Workflow, evolve, replay, waiting
 from domain.workflow import decide
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ class Witness:
             *(["timer"] if name in self.timers else []),
             *(f"ask {ask}" for ask, asker in self.asks.items() if asker == name),
             *(f"branch {it.spec.id}" for it in self.state.tasks.values()
-              if it.depth and it.spec.parent_id == name and it.status not in CLOSED),
+              if it.depth and waiting(self.state, it) is task and it.status not in CLOSED),
         ]  # fmt: skip
 
 

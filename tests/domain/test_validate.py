@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from domain import validate
 from domain.plan import ROLES, Plan
+from domain.shape import KEYWORDS, SHAPE_CHECKS, findings, pointer
 from domain.validate import InvalidPlan, parse, problems
 
 NAN = float("nan")
@@ -357,12 +358,12 @@ def test_a_bound_is_within_the_range_unless_it_is_exclusive(kind: str, name: str
 @given(spoiled())
 def test_the_shape_is_judged_as_the_json_schema_says_at_the_same_places(plan: dict[str, Any]):
     text = json.dumps(plan).encode()
-    ours = {finding.path for finding in validate._shape(validate._read(text))}
+    ours = {finding.path for finding in findings(validate._read(text), validate._root())}
     theirs = {tuple(error.absolute_path) for error in VALIDATOR.iter_errors(plan)}
     assert all(any(path[: len(error)] == error for path in ours) for error in theirs), (ours, theirs)
     # We point at the unknown field or the repeated entry itself, JSON Schema at what holds it.
     assert all({path, path[:-1]} & theirs for path in ours), (ours, theirs)
-    assert {problem.pointer for problem in problems(text)} >= {validate._pointer(path) for path in ours}
+    assert {problem.pointer for problem in problems(text)} >= {pointer(path) for path in ours}
 
 
 @settings(max_examples=300, deadline=None)
@@ -382,11 +383,11 @@ def test_no_bytes_at_all_can_make_it_raise(text: bytes):
 
 
 def test_the_walker_knows_every_keyword_the_schema_uses():
-    checks = {keyword for of_kind in validate.SHAPE_CHECKS.values() for keyword in of_kind}
+    checks = {keyword for of_kind in SHAPE_CHECKS.values() for keyword in of_kind}
 
     def keywords(schema: dict[str, Any]) -> set[str]:
         below = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("$defs", {}).values()]
         below += [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
         return set(schema).union(*map(keywords, below))
 
-    assert keywords(SCHEMA) - ANNOTATIONS == checks
+    assert (keywords(SCHEMA) | KEYWORDS.keys()) - ANNOTATIONS == checks

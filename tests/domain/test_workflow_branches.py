@@ -34,7 +34,7 @@ MENDED = Task("a", "Indicators", acceptance_criteria=TESTS, failure_routing=ROUT
 
 def test_a_failure_that_is_routed_opens_a_branch_on_top_of_what_failed() -> None:
     story = given(start(MENDED), completed("a/1", 1)).when(verified("a/verify.1", 2, *red()))
-    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red())
+    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red(), bases=("c0",), commit="c1")
     story.then(An(TaskStarted), An(TaskVerified), An(AttemptFailed), An(TaskBranched, "a", depth=1, debug=told),
         An(TaskDispatched, "a.fix1", run="a.fix1/1", role="debugger", token=3, bases=("c1",), debug=told, tests=()),
     )  # fmt: skip
@@ -95,7 +95,7 @@ def test_without_leave_to_branch_a_failure_is_retried(limit: dict[str, object]) 
 
 def test_an_attempt_of_a_branch_is_tried_again_and_told_the_same() -> None:
     story = given(start(MENDED), completed("a/1", 1), verified("a/verify.1", 2, *red()))
-    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red())
+    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red(), bases=("c0",), commit="c1")
     story.when(offer_again(3, "a.fix1")).then(An(TaskDispatched, "a.fix1", token=4, bases=("c1",), debug=told))
     story.when(failed("a.fix1/1", 4)).then(An(TaskStarted), An(AttemptFailed, "a.fix1"), An(RetryScheduled, "a.fix1"))
     story.when(retry(2, "a.fix1")).then(An(TaskDispatched, run="a.fix1/2", token=5, bases=("c1",), debug=told))
@@ -104,7 +104,7 @@ def test_an_attempt_of_a_branch_is_tried_again_and_told_the_same() -> None:
 def test_evidence_of_an_earlier_attempt_is_not_told_as_that_of_a_later_one() -> None:
     task = msgspec.structs.replace(MENDED, failure_routing={"agent_error": "debugger"})
     story = given(start(task), completed("a/1", 1), verified("a/verify.1", 2, *red()), retry(2), failed("a/2", 3))
-    told = Debug("a", "agent_error", "it broke")
+    told = Debug("a", "agent_error", "it broke", bases=("c0",), commit="c1")
     story.when(offer_again(4, "a.fix1")).then(An(TaskDispatched, "a.fix1", debug=told))
 
 
