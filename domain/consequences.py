@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from domain import policy
+from domain import branches, policy
 from domain.events import (
     AskKind,
     AskOpened,
@@ -77,7 +77,7 @@ class Consequences:
                 token=self._tokens, due=self.now + OFFER_SECONDS, lease_seconds=self.state.lease_seconds,
                 timeout_seconds=seconds_allowed(spec, "work"), title=spec.title, description=spec.description,
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
-                dependencies=self._inputs(task), debug=debug or self._debug(task),
+                dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
                 previous=task.failure if attempt > 1 else None,
             )
         )  # fmt: skip
@@ -153,11 +153,11 @@ class Consequences:
             self._after_failure(after, failure)
 
     def _after_failure(self, task: TaskState, failure: Failure) -> None:
-        choice = policy.after_failure(task, failure, self._line(task), f"{self.state.id}/{task.spec.id}")
+        choice = policy.after_failure(task, failure, branches.line(self.state, task), f"{self.state.id}/{task.spec.id}")
         self._enact(choice, task, failure)
 
     def refused(self, task: TaskState, failure: Failure) -> None:
-        self._enact(policy.after_refusal(task, self._line(task)), task, failure)
+        self._enact(policy.after_refusal(task, branches.line(self.state, task)), task, failure)
 
     def _enact(self, choice: policy.Choice, task: TaskState, failure: Failure) -> None:
         match choice:
@@ -180,34 +180,17 @@ class Consequences:
         due = self.now + wait_seconds
         self.events.append(RetryScheduled(task=task.spec.id, attempt=task.attempt + 1, due=due))
 
-    def _line(self, task: TaskState) -> list[TaskState]:
-        """From the branch whose work was judged, if it was one's, up to the task itself."""
-        line, one = [], self.state.tasks.get(task.work)
-        while one and one.depth > task.depth:
-            line.append(one)
-            one = self.state.tasks[one.spec.parent_id or task.spec.id]
-        return [*line, task]
-
     def exhausted(self, task: TaskState, failure: Failure) -> None:
         """Nothing that the plan allows is left."""
         self.fail(task, failure)
 
     def _branch(self, task: TaskState, role: str, under: TaskState, failure: Failure) -> None:
-        spec, depth = task.spec, under.depth + 1
-        branch = Task(
-            id=f"{under.spec.id}.fix{under.branches + 1}",
-            title=spec.title if task.depth else f"Fix {spec.title or spec.id}", description=spec.description,
-            agent_role=role, timeout_seconds=spec.timeout_seconds, max_attempts=spec.max_attempts, retry=spec.retry,
-            failure_routing=spec.failure_routing, max_debug_attempts=spec.max_debug_attempts,
-            max_branch_depth=spec.max_branch_depth, result_schema=spec.result_schema, priority=spec.priority,
-            inputs=spec.inputs, files=spec.files, parent_id=under.spec.id, branch_reason=failure.type,
-            debug_instructions=failure.message, is_temporary=True,
-        )  # fmt: skip
-        debug = self._told(task, failure)
-        self.events.append(TaskBranched(task=spec.id, branch=branch, depth=depth, debug=debug))
+        spec, depth = branches.branch(task, role, under, failure), under.depth + 1
+        debug = branches.told(self.state, task, failure)
+        self.events.append(TaskBranched(task=task.spec.id, branch=spec, depth=depth, debug=debug))
         self._open += 1
         start = (debug.commit,) if debug.commit else self._bases(task)
-        self._offer(TaskState(branch, depth=depth), f"{branch.id}/1", 1, start, debug)
+        self._offer(TaskState(spec, depth=depth), f"{spec.id}/1", 1, start, debug)
 
     def fail(self, task: TaskState, failure: Failure) -> None:
         spec = task.spec
@@ -227,17 +210,11 @@ class Consequences:
         """Whatever ended it, what was still to mend it is ended with it."""
         self._open -= 1
         self._closed.add(task.spec.id)
-        for n in range(task.branches):
-            branch = self.state.tasks[f"{task.spec.id}.fix{n + 1}"]
-            self._settle(branch)
-
-    def _settle(self, branch: TaskState) -> None:
-        if branch.status in CLOSED or branch.spec.id in self._closed:
-            for n in range(branch.branches):
-                self._settle(self.state.tasks[f"{branch.spec.id}.fix{n + 1}"])
-        else:
-            self.events.append(TaskCancelled(task=branch.spec.id))
-            self._close(branch)
+        for branch in branches.below(self.state, task) if task.branches else ():
+            if branch.spec.id not in self._closed:
+                self._open -= 1
+                self._closed.add(branch.spec.id)
+                self.events.append(TaskCancelled(task=branch.spec.id))
 
     def _skip_dependents(self, name: str) -> None:
         skipped, front = set[str](), [name]
@@ -295,24 +272,6 @@ class Consequences:
     def _tip(self, task: TaskState) -> str | None:
         result = self._results[task.spec.id][0] if task.spec.id in self._results else task.result
         return result.commit if result else None
-
-    def _debug(self, task: TaskState) -> Debug | None:
-        """A later attempt of a branch is told the same as the first."""
-        if not task.depth:
-            return None
-        parent, spec = waiting(self.state, task), task.spec
-        failure = parent.failure or Failure("agent_error", "")
-        told = msgspec.structs.replace(failure, message=spec.debug_instructions or "")
-        return msgspec.structs.replace(self._told(parent, told), reason=spec.branch_reason or "")
-
-    def _told(self, task: TaskState, failure: Failure) -> Debug:
-        """Of a branch, whose own work brought no evidence, also by which tests it was to be judged, and on what."""
-        receipts, commit, root = task.receipts, self._tip(task), task
-        while root.depth:
-            root = waiting(self.state, root)
-            receipts, commit = receipts or root.receipts, commit or self._tip(root)
-        spec = task.spec
-        return Debug(spec.id, failure.type, failure.message, receipts, failure.detail, self._bases(root), commit)
 
 
 def seconds_allowed(spec: Task, purpose: Purpose) -> float:
