@@ -16,6 +16,7 @@ from domain.events import (
     TaskDispatched,
     TaskFailed,
     TaskReported,
+    TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
@@ -89,6 +90,8 @@ class Changes:
             case RetryScheduled(task=name, due=due):
                 task = self._entry(board, name).task
                 task.status, task.retry_due = "retrying", due
+            case TaskRerouted(task=name, role=role):
+                self._entry(board, name).task.role = role
             case TaskBranched(task=name, branch=branch, depth=depth):
                 parent = self._entry(board, name).task
                 parent.status = "branched"
