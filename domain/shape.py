@@ -154,9 +154,19 @@ def _pattern(path: Path, value: str, schema: JsonObject) -> Iterable[Finding]:
 
 
 def _one_of(path: Path, value: Any, schema: JsonObject) -> Iterable[Finding]:
-    if any(it == value and isinstance(it, bool) == isinstance(value, bool) for it in schema["enum"]):  # True == 1
+    if any(_same(it, value) for it in schema["enum"]):
         return ()
     return [unknown(path, "value", value, [it for it in schema["enum"] if isinstance(it, str)])]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """To Python True is 1."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _no_repeats(path: Path, value: list[Any], schema: JsonObject) -> Iterator[Finding]:
