@@ -33,6 +33,8 @@ def branch(task: TaskState, role: str, under: TaskState, failure: Failure) -> Ta
 def line(state: Workflow, task: TaskState) -> list[TaskState]:
     """From the branch whose work was judged last, if it was one's, up to the task itself."""
     found, one = [], state.tasks.get(task.work)
+    while one and one.work in state.tasks:
+        one = state.tasks[one.work]
     while one and one.depth > task.depth:
         found.append(one)
         one = state.tasks[one.spec.parent_id or task.spec.id]
