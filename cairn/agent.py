@@ -53,6 +53,7 @@ JOIN_SECONDS = 0.5
 DRAIN_SECONDS = 5.0
 FLUSH_SECONDS = 3.0
 RESULT_BYTES = 65_536
+DIFF_BYTES = 65_536
 PASS_ON_SECONDS = 1.0
 PASS_ON_TIMES = 600
 """An offer that nobody takes is made anew after ten minutes: the old one is not to go round for ever."""
@@ -260,6 +261,8 @@ class Agent:
             start = repository.workspace(bases=task.bases, folder=folder, marked=resolving)
             space = await stack.enter_async_context(start)
             task.path = space.path
+            if (debug := task.debug) and debug.commit and debug.bases:
+                task.diff = await repository.done_since(debug.bases, debug.commit, DIFF_BYTES)
             result = await self._handler(task)
             if not self._commits or task.purpose == "verify":
                 return result

@@ -94,11 +94,7 @@ class Repository:
         The same bases give the same starting commit. MergeConflict, before any file is written, if they do not merge;
         or, with `marked`, both versions in the file between git's marks, for an agent that is there to resolve them.
         """
-        if not bases:
-            raise GitError("a workspace needs at least one commit to start from")
-        start, *others = [await self.commit_of(base) for base in bases]
-        for other in others:
-            start = await self._merge(start, other, marked)
+        start = await self._start(bases, marked)
         try:
             async with checkout(self._common_dir, start, folder) as workspace:
                 yield workspace
@@ -119,6 +115,10 @@ class Repository:
         options = ("-r", "-p", "-M", "--no-color", "--no-ext-diff", "--no-textconv", "--end-of-options")
         out, whole = await beginning(self._here, "diff-tree", *options, base, commit, max_bytes=max_bytes)
         return out.decode(errors="replace") + ("" if whole else f"\n... cut after {max_bytes} bytes ...\n")
+
+    async def done_since(self, bases: Sequence[str], commit: str, max_bytes: int) -> str:
+        """The patch from `bases`, merged as a workspace of them is, to a commit; see `diff`."""
+        return await self.diff(await self._start(bases, marked=True), commit, max_bytes)
 
     async def keep(self, workflow: str, task: str, run: str, commit: str) -> str:
         """Make sure that an attempt's commit is never collected; the ref that holds it.
@@ -187,6 +187,14 @@ class Repository:
         if code != 0:
             raise failure(update, code, err)
         await self._give_back()
+
+    async def _start(self, bases: Sequence[str], marked: bool) -> str:
+        if not bases:
+            raise GitError("a workspace needs at least one commit to start from")
+        start, *others = [await self.commit_of(base) for base in bases]
+        for other in others:
+            start = await self._merge(start, other, marked)
+        return start
 
     async def _merge(self, ours: str, theirs: str, marked: bool) -> str:
         code, out, err = await attempt(self._here, "merge-base", ours, theirs)

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from domain import policy
+from domain import branches, policy
 from domain.events import (
     AskKind,
     AskOpened,
@@ -19,10 +19,12 @@ from domain.events import (
     Purpose,
     RetryScheduled,
     TaskBranched,
+    TaskCancelled,
     TaskCompleted,
     TaskDispatched,
     TaskFailed,
     TaskReported,
+    TaskRerouted,
     TaskSkipped,
     WorkflowCompleted,
     WorkflowEvent,
@@ -30,7 +32,7 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
-from domain.state import CLOSED, Run, TaskState, Workflow, bases, is_lost
+from domain.state import CLOSED, Run, TaskState, Workflow, bases, is_lost, waiting
 
 OFFER_SECONDS = 600.0
 """A dispatch that nobody started is offered again after this: its message may have been lost with the bus."""
@@ -50,6 +52,7 @@ class Consequences:
         self._open = state.open
         self._failed = state.failed
         self._results: dict[str, tuple[Result, tuple[str, ...]]] = {}
+        self._closed: set[str] = set()
 
     def ready(self, tasks: Iterable[TaskState]) -> None:
         """All that can begin at once, the most urgent first."""
@@ -74,7 +77,8 @@ class Consequences:
                 token=self._tokens, due=self.now + OFFER_SECONDS, lease_seconds=self.state.lease_seconds,
                 timeout_seconds=seconds_allowed(spec, "work"), title=spec.title, description=spec.description,
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
-                dependencies=self._inputs(task), debug=debug or self._debug(task),
+                dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
+                previous=task.failure if attempt > 1 else None,
             )
         )  # fmt: skip
 
@@ -114,24 +118,24 @@ class Consequences:
     def complete(self, task: TaskState, result: Result, work: str, agent: str) -> None:
         spec = task.spec
         self.events.append(TaskCompleted(task=spec.id, run=work, agent=agent, result=result))
-        self._open -= 1
+        self._close(task)
         self._results[spec.id] = (result, (result.commit,) if result.commit else self._bases(task))
-        if task.depth and spec.parent_id:
-            self._mended(self.state.tasks[spec.parent_id], result, agent)
+        if task.depth:
+            self._mended(waiting(self.state, task), spec.id, result, agent)
             return
         freed = (self.state.tasks[name] for name in self.state.dependents.get(spec.id, ()))
         self.ready([task for task in freed if task.missing == 1])
         self._finish()
 
-    def _mended(self, parent: TaskState, result: Result, agent: str) -> None:
+    def _mended(self, parent: TaskState, branch: str, result: Result, agent: str) -> None:
         mended = result if result.commit else msgspec.structs.replace(result, commit=self._tip(parent))
         if parent.spec.acceptance_criteria.tests:
-            self.events.append(_reported(parent, mended, agent))
+            self.events.append(TaskReported(task=parent.spec.id, run=branch, agent=agent, result=mended))
             self.verify(parent, mended, agent)
         else:
             if "before_completion" in parent.spec.approval:
-                self.events.append(_reported(parent, mended, agent))
-            self.accept(parent, mended, f"{parent.spec.id}.fix{parent.branches}", agent)
+                self.events.append(TaskReported(task=parent.spec.id, run=branch, agent=agent, result=mended))
+            self.accept(parent, mended, branch, agent)
 
     def attempt_failed(
         self, task: TaskState, run: Run, failure: Failure, agent: str | None, receipts: tuple[Receipt, ...] = ()
@@ -149,17 +153,22 @@ class Consequences:
             self._after_failure(after, failure)
 
     def _after_failure(self, task: TaskState, failure: Failure) -> None:
-        self._enact(policy.after_failure(task, failure, f"{self.state.id}/{task.spec.id}"), task, failure)
+        choice = policy.after_failure(task, failure, branches.line(self.state, task), f"{self.state.id}/{task.spec.id}")
+        self._enact(choice, task, failure)
 
     def refused(self, task: TaskState, failure: Failure) -> None:
-        self._enact(policy.after_refusal(task), task, failure)
+        self._enact(policy.after_refusal(task, branches.line(self.state, task)), task, failure)
 
     def _enact(self, choice: policy.Choice, task: TaskState, failure: Failure) -> None:
         match choice:
             case policy.Retry(wait_seconds=wait):
-                self.events.append(RetryScheduled(task=task.spec.id, attempt=task.attempt + 1, due=self.now + wait))
-            case policy.Branch(role=role):
-                self._branch(task, role, failure, task.receipts)
+                self._again(task, wait)
+            case policy.Reroute(role=role, wait_seconds=wait):
+                if role != task.spec.agent_role:
+                    self.events.append(TaskRerouted(task=task.spec.id, role=role))
+                self._again(task, wait)
+            case policy.Branch(role=role, under=under):
+                self._branch(task, role, self.state.tasks[under], failure)
             case policy.Ask():
                 self.exhausted(task, failure)
             case policy.Fail():
@@ -167,33 +176,28 @@ class Consequences:
             case _:
                 assert_never(choice)
 
+    def _again(self, task: TaskState, wait_seconds: float) -> None:
+        due = self.now + wait_seconds
+        self.events.append(RetryScheduled(task=task.spec.id, attempt=task.attempt + 1, due=due))
+
     def exhausted(self, task: TaskState, failure: Failure) -> None:
         """Nothing that the plan allows is left."""
         self.fail(task, failure)
 
-    def _branch(self, task: TaskState, role: str, failure: Failure, receipts: tuple[Receipt, ...]) -> None:
-        spec = task.spec
-        branch = Task(
-            id=f"{spec.id}.fix{task.branches + 1}", title=f"Fix {spec.title or spec.id}",
-            description=spec.description, agent_role=role, timeout_seconds=spec.timeout_seconds,
-            max_attempts=spec.max_attempts, retry=spec.retry, max_branch_depth=spec.max_branch_depth,
-            priority=spec.priority, inputs=spec.inputs, files=spec.files, parent_id=spec.id,
-            branch_reason=failure.type, debug_instructions=failure.message, is_temporary=True,
-        )  # fmt: skip
-        debug = Debug(spec.id, failure.type, failure.message, receipts)
-        self.events.append(TaskBranched(task=spec.id, branch=branch, depth=task.depth + 1, debug=debug))
+    def _branch(self, task: TaskState, role: str, under: TaskState, failure: Failure) -> None:
+        spec, depth = branches.branch(task, role, under, failure), under.depth + 1
+        debug = branches.told(self.state, task, failure)
+        self.events.append(TaskBranched(task=task.spec.id, branch=spec, depth=depth, debug=debug))
         self._open += 1
-        tip = self._tip(task)
-        self._offer(
-            TaskState(branch, depth=task.depth + 1), f"{branch.id}/1", 1, (tip,) if tip else self._bases(task), debug
-        )
+        start = (debug.commit,) if debug.commit else self._bases(task)
+        self._offer(TaskState(spec, depth=depth), f"{spec.id}/1", 1, start, debug)
 
     def fail(self, task: TaskState, failure: Failure) -> None:
         spec = task.spec
         self.events.append(TaskFailed(task=spec.id, failure=failure))
-        self._open -= 1
-        if task.depth and spec.parent_id:
-            parent = self.state.tasks[spec.parent_id]
+        self._close(task)
+        if task.depth:
+            parent = waiting(self.state, task)
             why = parent.failure or failure
             then = self.refused if why.type == "refused" else self._after_failure
             then(parent, why)
@@ -201,6 +205,16 @@ class Consequences:
         self._failed += 1
         self._skip_dependents(spec.id)
         self._finish()
+
+    def _close(self, task: TaskState) -> None:
+        """Whatever ended it, what was still to mend it is ended with it."""
+        self._open -= 1
+        self._closed.add(task.spec.id)
+        for branch in branches.below(self.state, task) if task.branches else ():
+            if branch.spec.id not in self._closed:
+                self._open -= 1
+                self._closed.add(branch.spec.id)
+                self.events.append(TaskCancelled(task=branch.spec.id))
 
     def _skip_dependents(self, name: str) -> None:
         skipped, front = set[str](), [name]
@@ -258,17 +272,6 @@ class Consequences:
     def _tip(self, task: TaskState) -> str | None:
         result = self._results[task.spec.id][0] if task.spec.id in self._results else task.result
         return result.commit if result else None
-
-    def _debug(self, task: TaskState) -> Debug | None:
-        """A later attempt of a branch is told the same as the first."""
-        if not task.depth or not task.spec.parent_id:
-            return None
-        parent = self.state.tasks[task.spec.parent_id]
-        return Debug(parent.spec.id, task.spec.branch_reason or "", task.spec.debug_instructions or "", parent.receipts)
-
-
-def _reported(parent: TaskState, result: Result, agent: str) -> WorkflowEvent:
-    return TaskReported(task=parent.spec.id, run=f"{parent.spec.id}.fix{parent.branches}", agent=agent, result=result)
 
 
 def seconds_allowed(spec: Task, purpose: Purpose) -> float:

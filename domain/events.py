@@ -21,12 +21,18 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 
 class Debug(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a branch task is told of the failure it is to mend."""
+    """What a branch task is told of the failure it is to mend: that of `parent`, which waits for it.
+
+    `output` is the end of what the failed run said. What was done until then leads from `bases`, merged, to `commit`.
+    """
 
     parent: str
     reason: str
     instructions: str
     receipts: tuple[Receipt, ...] = ()
+    output: str = ""
+    bases: tuple[str, ...] = ()
+    commit: str | None = None
 
 
 class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
@@ -42,7 +48,7 @@ class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
 class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     """A run is offered to the agents of `role`, with all they need. It is offered again after `due` if nobody starts it.
 
-    What is to be verified was done by `worker`, who does not judge it.
+    `previous` is what ended the attempt before. What is to be verified was done by `worker`, who does not judge it.
     """
 
     workflow: str
@@ -64,6 +70,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     dependencies: dict[str, Result] = {}
     tests: tuple[Test, ...] = ()
     debug: Debug | None = None
+    previous: Failure | None = None
     worker: str = ""
 
 
@@ -121,8 +128,18 @@ class RetryScheduled(Event, frozen=True, tag="task.retry_scheduled"):
     due: float
 
 
+class TaskRerouted(Event, frozen=True, tag="task.rerouted"):
+    """From its next attempt on it is for another role."""
+
+    task: str
+    role: str
+
+
 class TaskBranched(Event, frozen=True, tag="task.branched"):
-    """A branch task was created to mend what failed; `task` waits for it, then its own tests are run again."""
+    """A branch task was created to mend what failed; `task` waits for it, then its own tests are run again.
+
+    The branch's `parent_id` is `task` itself, or the branch before it, which had not mended it.
+    """
 
     task: str
     branch: Task
@@ -219,6 +236,7 @@ WorkflowEvent = (
     | TaskCompleted
     | AttemptFailed
     | RetryScheduled
+    | TaskRerouted
     | TaskBranched
     | TaskFailed
     | TaskSkipped

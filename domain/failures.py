@@ -1,11 +1,14 @@
 """Why attempts fail: the closed list of failure types, and how a failed acceptance test is read into one.
 
-A failure type decides who is asked next (`Task.failure_routing`), so a receipt is classified by evidence only: how the
-command ended and what it printed. `SIGNS` is read from the top and the first sign that fits decides; causes that spoil
-everything after them (the sandbox, a missing package) stand above what they lead to (a failed assertion).
+A failure type decides what follows (`Task.failure_routing`), so a receipt is classified by evidence only: how the
+command ended, what it printed and reported, how long it took. `SIGNS` is read from the top and the first sign that fits
+decides; causes that spoil everything after them (the sandbox, a missing package) stand above what they lead to (a
+failed assertion).
 """
 
+import math
 import re
+from collections.abc import Container, Iterable
 from typing import Literal, NamedTuple, get_args
 
 FailureType = Literal[
@@ -77,14 +80,27 @@ SIGNS: tuple[Sign, ...] = (
     Sign("implementation_bug", line=_line(r"\S+:\d+:\d+: (?:fatal )?error: |panic: ")),
 )
 
+GAVE_UP = 124
+"""How `timeout` ends when what it ran took too long."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def classify(exit_code: int | None, timed_out: bool, output: str) -> FailureType:
+def classify(
+    exit_code: int | None,
+    timed_out: bool,
+    output: str,
+    *,
+    told: Iterable[str] = (),
+    seconds: float = 0.0,
+    limit_seconds: float = math.inf,
+    signs: Iterable[tuple[FailureType, str, Container[int]]] = (),
+) -> FailureType:
     """Read the receipt of an acceptance test that did not pass.
 
     `exit_code` is None when the command has none: killed for time (`timed_out`), or never started, which is the
-    sandbox's fault. What no sign explains is a `test_failure`: the code ran and the test said no.
+    sandbox's fault. `told` is what its report says of the failed ones, `seconds` how long it took of `limit_seconds`.
+    `signs` are a plan's own and read first: a type, a text that stands in what it said, and the codes it ends with;
+    what is empty is not asked for. What no sign explains is a `test_failure`: the code ran and the test said no.
     Raises ValueError for exit code 0, which is a pass.
     """
     if timed_out:
@@ -93,5 +109,10 @@ def classify(exit_code: int | None, timed_out: bool, output: str) -> FailureType
         return "sandbox"
     if exit_code == 0:
         raise ValueError("exit code 0 is a pass: only the receipt of a failed test can be classified")
-    plain = _COLOUR.sub("", output)
+    plain = _COLOUR.sub("", "\n".join((output, *told)))
+    for kind, text, codes in signs:
+        if text in plain and (not codes or exit_code in codes):
+            return kind
+    if seconds >= limit_seconds or exit_code == GAVE_UP:
+        return "timeout"
     return next((sign.type for sign in SIGNS if sign.fits(exit_code, plain)), "test_failure")

@@ -33,11 +33,30 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
+class FailedCase(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A test that did not pass, as its report has it; `message` is the beginning of what it says."""
+
+    name: str
+    message: str = ""
+
+
+class Tally(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A JUnit report: how many tests there were and how they ended, and the first of those that did not pass."""
+
+    tests: int
+    failures: int
+    errors: int
+    skipped: int
+    failed: tuple[FailedCase, ...] = ()
+
+
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """One acceptance test as the sandbox saw it: never an agent's word.
 
     `exit_code` is None when it was killed for time. `output` is the capped text, `output_sha256` the hash of
-    everything printed. `commit` is what was tested, `isolation` what it ran under.
+    everything printed. `commit` is what was tested, `isolation` what it ran under, `runtime` the digest of the image or
+    the interpreters that ran it. `report` is what the command's own report says, if it left one. `flaky` is ours to
+    say: it passed on a commit on which it had failed.
     """
 
     cmd: str
@@ -49,6 +68,9 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     output_bytes: int
     output_sha256: str
     output: str = ""
+    runtime: str = ""
+    report: Tally | None = None
+    flaky: bool = False
 
     @property
     def passed(self) -> bool:

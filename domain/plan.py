@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
-from domain.failures import FAILURE_TYPES
+from domain.failures import FAILURE_TYPES, FailureType
 
 ROLES: tuple[str, ...] = (
     "planner",
@@ -56,6 +56,10 @@ class Test(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
 
     cmd: Annotated[str, Meta(description="Shell command; must not be blank.", extra_json_schema={"pattern": r"\S"})]
     timeout_seconds: Annotated[Timeout, Meta(description="Seconds after which the command is killed.")] = 300.0
+    junit: Annotated[
+        RelativePath | None,
+        Meta(description="Where the command leaves its JUnit report, in the worktree; it tells why a test failed."),
+    ] = None
 
 
 class AcceptanceCriteria(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -71,6 +75,28 @@ class Retry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True)
     factor: Annotated[float, Meta(ge=1, le=100, description="Each further delay is this many times the last.")] = 2.0
     max_seconds: Annotated[Delay, Meta(description="No delay is longer, in seconds.")] = 60.0
     jitter: Annotated[float, Meta(ge=0, le=1, description="Part of each delay that is random, 0 to 1.")] = 0.1
+
+
+class Route(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What follows a failure of one type. Where it cannot be done (no attempts, no branches left), the next best is."""
+
+    do: Annotated[
+        Literal["retry", "route", "branch", "ask", "fail"],
+        Meta(
+            description="retry: another attempt; route: the attempts from now on go to `role`; branch: `role` mends it "
+            "first; ask: a person says how it goes on; fail: the task is over."
+        ),
+    ]
+    role: Annotated[str | None, Meta(description="To whom, for route and branch.")] = None
+    retry: Annotated[Retry | None, Meta(description="Backoff of its own, for retry and route.")] = None
+
+
+class FailureSign(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """By what a failed acceptance test is known to be of this type: what it prints, how it ends, or both together."""
+
+    type: Annotated[FailureType, Meta(description="What it is then.")]
+    text: Annotated[str, Meta(description="Stands in the output or the report, letter by letter.")] = ""
+    exit_codes: Annotated[tuple[int, ...], Meta(description="It ends with one of these.")] = ()
 
 
 class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -94,14 +120,39 @@ class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     max_attempts: Annotated[int, Meta(ge=1, le=100, description="Attempts in all, the first included.")] = 3
     retry: Annotated[Retry, Meta(description="How long to wait between attempts.")] = Retry()
     failure_routing: Annotated[
-        dict[str, str],
+        dict[str, str | Route],
         Meta(
-            description="Failure type to the role that is asked to fix it.",
+            description="Failure type to what follows it: a route, or short for a branch, the role that is to mend it.",
             extra_json_schema={"propertyNames": {"enum": list(FAILURE_TYPES)}},
         ),
     ] = {}
-    max_debug_attempts: Annotated[int, Meta(ge=0, le=100, description="Debug branches this task may open.")] = 2
-    max_branch_depth: Annotated[int, Meta(ge=0, le=100, description="How deep branches may branch; 0: never.")] = 1
+    max_debug_attempts: Annotated[
+        int, Meta(ge=0, le=100, description="Debug branches it may open, and each of these.")
+    ] = 2
+    max_branch_depth: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=8,
+            description="How deep branches may branch, which they do when they fail or do not mend it; 0: never.",
+        ),
+    ] = 1
+    flaky_reruns: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Times that failed acceptance tests are run again on the same commit. If they pass then, they "
+            "are flaky: the task is accepted and its receipts say so, unless failure_routing has a flaky_test.",
+        ),
+    ] = 0
+    result_schema: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description="What the data of its result has to look like, as a subset of JSON Schema: type, properties, "
+            "required, additionalProperties, items, enum and the limits of numbers and lengths."
+        ),
+    ] = None
     approval: Annotated[
         tuple[Literal["before_dispatch", "before_completion"], ...],
         Meta(description="When a person must approve.", extra_json_schema=_UNIQUE),
@@ -129,6 +180,10 @@ class Plan(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
     roles: Annotated[
         tuple[Id, ...],
         Meta(description=f"Roles besides the built-in ones ({', '.join(ROLES)}).", extra_json_schema=_UNIQUE),
+    ] = ()
+    failure_signs: Annotated[
+        tuple[FailureSign, ...],
+        Meta(description="By what failed acceptance tests are told apart; read before the built-in signs."),
     ] = ()
     workspace: Annotated[
         RelativePath | None,

@@ -4,11 +4,14 @@
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
+from domain.failures import FailureType
 from domain.outcome import Failure
 from domain.plan import Retry as Backoff
+from domain.plan import Route, Task
 from domain.state import NOT_ITS_FAULT, TaskState
 
 LOST_LIMIT = 5
@@ -24,9 +27,17 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class Branch(msgspec.Struct, frozen=True):
-    """Somebody of `role` mends what failed; the task waits for it."""
+    """Somebody of `role` mends what failed, in a branch under the task `under`: itself, or a branch that did not do."""
 
     role: str
+    under: str
+
+
+class Reroute(msgspec.Struct, frozen=True):
+    """The attempts from the next one on, after `wait_seconds`, are for somebody of `role`."""
+
+    role: str
+    wait_seconds: float
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -37,34 +48,53 @@ class Fail(msgspec.Struct, frozen=True):
     """The task is over."""
 
 
-Choice = Retry | Branch | Ask | Fail
+Choice = Retry | Branch | Reroute | Ask | Fail
 
 
-def after_failure(task: TaskState, failure: Failure, salt: str) -> Choice:
-    """What follows a failed attempt, which `task` counts already. `salt` names the task among all there are."""
-    spec = task.spec
-    role = spec.failure_routing.get(failure.type)
-    if role and _may_branch(task):
-        return Branch(role)
-    left = failure.type in NOT_ITS_FAULT or task.failures < spec.max_attempts
-    if left and task.lost < LOST_LIMIT:
-        return Retry(backoff_seconds(spec.retry, task.failures + task.lost, salt))
-    return _given_up(task)
+def after_failure(task: TaskState, failure: Failure, line: Sequence[TaskState], salt: str) -> Choice:
+    """What follows a failed attempt, which `task` counts already. `salt` names the task among all there are.
+
+    `line` leads from the branch whose work has failed, if it was one's, up to the task itself.
+    """
+    route = route_of(task.spec, failure.type)
+    match route.do:
+        case "ask":
+            return Ask()
+        case "fail":
+            return Fail()
+        case "branch" if route.role and (under := _parent(task.spec, line)):
+            return Branch(route.role, under)
+    if (failure.type in NOT_ITS_FAULT or task.failures < task.spec.max_attempts) and task.lost < LOST_LIMIT:
+        wait = backoff_seconds(route.retry or task.spec.retry, task.failures + task.lost, salt)
+        return Reroute(route.role, wait) if route.do == "route" and route.role else Retry(wait)
+    return Fail() if task.depth else Ask()  # a branch that is given up is its parent's matter
 
 
-def after_refusal(task: TaskState) -> Choice:
-    """A person said no: that is nothing to try again, unless the plan routes it to somebody."""
-    role = task.spec.failure_routing.get("refused")
-    return Branch(role) if role and task.result and _may_branch(task) else Fail()
+def after_refusal(task: TaskState, line: Sequence[TaskState]) -> Choice:
+    """A person said no: that is nothing to try again, unless the plan routes it to somebody who mends the result."""
+    route = route_of(task.spec, "refused")
+    if route.do == "ask":
+        return Ask()
+    if route.do == "branch" and route.role and task.result and (under := _parent(task.spec, line)):
+        return Branch(route.role, under)
+    if route.do in ("retry", "route") and task.result and task.attempt < task.spec.max_attempts:
+        wait = (route.retry or task.spec.retry).initial_seconds
+        return Reroute(route.role, wait) if route.role else Retry(wait)
+    return Fail()
 
 
-def _may_branch(task: TaskState) -> bool:
-    return task.branches < task.spec.max_debug_attempts and task.depth < task.spec.max_branch_depth
+def route_of(spec: Task, failure: FailureType) -> Route:
+    """What the plan says of a failure of this type: by itself, a person's refusal ends it, all else is tried again."""
+    route = spec.failure_routing.get(failure) or Route("fail" if failure == "refused" else "retry")
+    return Route("branch", route) if isinstance(route, str) else route
 
 
-def _given_up(task: TaskState) -> Choice:
-    """A branch that is given up is its parent's matter, which may have another way left."""
-    return Fail() if task.depth else Ask()
+def _parent(spec: Task, line: Sequence[TaskState]) -> str | None:
+    """As deep as may be, then beside it, then further up: no task opens more branches than it may."""
+    for one in line:
+        if one.depth < spec.max_branch_depth and one.branches < spec.max_debug_attempts:
+            return one.spec.id
+    return None
 
 
 def backoff_seconds(retry: Backoff, failures: int, salt: str) -> float:

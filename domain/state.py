@@ -22,6 +22,7 @@ from domain.events import (
     TaskDispatched,
     TaskFailed,
     TaskReported,
+    TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
@@ -33,7 +34,7 @@ from domain.events import (
     WorkflowStarted,
 )
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Task
+from domain.plan import FailureSign, Task
 
 TaskStatus = Literal[
     "pending", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
@@ -59,7 +60,7 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     ),
     "retrying": frozenset({"dispatched", "cancelled"}),
     "branched": frozenset({"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled"}),
-    "waiting": frozenset({"dispatched", "branched", "completed", "failed", "cancelled"}),
+    "waiting": frozenset({"dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
@@ -95,9 +96,10 @@ class TaskState(msgspec.Struct):
     failures: int = 0
     lost: int = 0
     checks: int = 0  # runs of its acceptance tests
+    red: tuple[tuple[int, ...], ...] = ()  # the tests that failed, of each run on this work that did not pass
     branches: int = 0
     run: Run | None = None
-    work: str = ""  # the run whose work is being judged
+    work: str = ""  # the run, or the branch, whose work is being judged
     agent: str = ""
     result: Result | None = None
     tips: tuple[str, ...] = ()  # the commits that dependents build on
@@ -119,6 +121,7 @@ class Workflow(msgspec.Struct):
     repository: str | None = None
     base: str | None = None
     lease_seconds: float = 30.0
+    signs: tuple[FailureSign, ...] = ()
     tasks: dict[str, TaskState] = msgspec.field(default_factory=dict)
     dependents: dict[str, list[str]] = msgspec.field(default_factory=dict)
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
@@ -141,7 +144,10 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task = state.tasks[name]
             task.checks += purpose == "verify" and task.run is None  # the same run offered again is no new one
             task.run, task.receipts = Run(run, purpose, token), ()
-            task.status = "dispatched" if purpose == "work" else "verifying"
+            if purpose == "work":
+                task.status, task.work = "dispatched", ""
+            else:
+                task.status = "verifying"
             task.attempt = attempt
             state.tokens = token
         case TaskStarted(task=name, agent=agent):
@@ -151,10 +157,12 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
                 task.status = "running" if task.run.purpose == "work" else "verifying"
         case TaskReported(task=name, run=run, agent=agent, result=result):
             task = state.tasks[name]
-            task.result, task.work, task.agent, task.run = result, run, agent, None
-        case TaskVerified(task=name, receipts=receipts):
+            task.result, task.work, task.agent, task.run, task.red = result, run, agent, None, ()
+        case TaskVerified(task=name, passed=passed, receipts=receipts):
             task = state.tasks[name]
             task.receipts, task.run = receipts, None
+            if not passed:
+                task.red += (tuple(n for n, receipt in enumerate(receipts) if not receipt.passed),)
         case TaskCompleted(task=name, run=run, agent=agent, result=result):
             task = state.tasks[name]
             task.tips = (result.commit,) if result.commit else bases(state, task)
@@ -171,9 +179,12 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task.failure, task.run = failure, None
         case RetryScheduled(task=name):
             state.tasks[name].status = "retrying"
+        case TaskRerouted(task=name, role=role):
+            task = state.tasks[name]
+            task.spec = msgspec.structs.replace(task.spec, agent_role=role)
         case TaskBranched(task=name, branch=branch, depth=depth):
-            parent = state.tasks[name]
-            parent.status, parent.branches = "branched", parent.branches + 1
+            state.tasks[name].status = "branched"
+            state.tasks[branch.parent_id or name].branches += 1
             state.tasks[branch.id] = TaskState(branch, depth=depth)
             state.open += 1
         case TaskFailed(task=name, failure=failure):
@@ -198,7 +209,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case WorkflowStarted(workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease):
             state.id, state.status = name, "running"
             state.repository, state.base, state.lease_seconds = repository, base, lease
-            state.open = len(plan.tasks)
+            state.open, state.signs = len(plan.tasks), plan.failure_signs
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
@@ -227,10 +238,20 @@ def refusal(by: str, because: str) -> Failure:
     return Failure("refused", because or f"{by} refused it")
 
 
+def waiting(state: Workflow, branch: TaskState) -> TaskState:
+    """The task that waits for a branch: the nearest above it that is not over."""
+    above = branch
+    while above.spec.parent_id and above.depth:
+        above = state.tasks[above.spec.parent_id]
+        if above.status not in CLOSED:
+            break
+    return above
+
+
 def bases(state: Workflow, task: TaskState) -> tuple[str, ...]:
     """The commits a task starts from: those of its dependencies, its parent's for a branch, else the first one."""
     if task.depth and task.spec.parent_id:
-        parent = state.tasks[task.spec.parent_id]
+        parent = waiting(state, task)
         if parent.result and parent.result.commit:
             return (parent.result.commit,)
         return bases(state, parent)

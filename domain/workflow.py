@@ -5,6 +5,7 @@ the tasks it freed. `decide` never changes the state, so what this very decision
 `domain.consequences`.
 """
 
+from itertools import chain
 from typing import assert_never
 
 import msgspec
@@ -40,9 +41,13 @@ from domain.events import (
     WorkflowStarted,
 )
 from domain.failures import classify
-from domain.outcome import Failure
+from domain.outcome import Failure, Receipt, Result
+from domain.plan import Task
+from domain.shape import misfit
 from domain.state import CLOSED, Run, TaskState, Workflow, evolve, refusal
 
+MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
+"""What a second run of the same tests can turn out to be nothing but chance."""
 TASK_BYTES = 262_144
 """A task of a plan, so that its dispatch fits into one message on any bus."""
 
@@ -129,6 +134,8 @@ def _report(
     if run.agent is None:  # the outcome overtook the word that it had begun
         then.events.append(started)
     match command:
+        case ReportCompleted(result=result) if why := _unfit(task.spec, result):
+            then.attempt_failed(task, run, Failure("invalid_result", why), command.agent)
         case ReportCompleted(result=result) if task.spec.acceptance_criteria.tests:
             then.events.append(TaskReported(task=command.task, run=run.id, agent=command.agent, result=result))
             then.verify(task, result, command.agent)
@@ -143,6 +150,12 @@ def _report(
     return then.events
 
 
+def _unfit(spec: Task, result: Result) -> str:
+    """Why nobody may build on this result; empty if it is what was declared."""
+    why = misfit(result.data, spec.result_schema) if spec.result_schema is not None else ""
+    return f"its data does not fit result_schema: {why}" if why else ""
+
+
 def _verified(then: Consequences, task: TaskState, run: Run, command: ReportVerified) -> None:
     assert task.result is not None
     wanted = [test.cmd for test in task.spec.acceptance_criteria.tests]
@@ -151,19 +164,39 @@ def _verified(then: Consequences, task: TaskState, run: Run, command: ReportVeri
         failure = Failure("sandbox", "the receipts are not of this task's tests on this task's commit")
         then.attempt_failed(task, run, failure, command.agent)
         return
-    failed = next((receipt for receipt in command.receipts if not receipt.passed), None)
-    then.events.append(
-        TaskVerified(
-            task=command.task, run=run.id, agent=command.agent, passed=failed is None, receipts=command.receipts
-        )
+    failed_before = frozenset(chain.from_iterable(task.red))
+    receipts = tuple(
+        msgspec.structs.replace(receipt, flaky=flaky) if receipt.flaky != flaky else receipt
+        for n, receipt in enumerate(command.receipts)
+        for flaky in [receipt.passed and n in failed_before]
     )
-    if failed is None:
-        then.accept(task, task.result, task.work, task.agent, command.receipts)
-        return
-    kind = classify(failed.exit_code, failed.timed_out, failed.output)
-    how = "ran out of time" if failed.timed_out else f"ended with exit code {failed.exit_code}"
-    failure = Failure(kind, f"`{failed.cmd}` {how}", failed.output[-4000:])
-    then.attempt_failed(task, run, failure, command.agent, command.receipts)
+    failed = next((n for n, receipt in enumerate(receipts) if not receipt.passed), None)
+    then.events.append(
+        TaskVerified(task=command.task, run=run.id, agent=command.agent, passed=failed is None, receipts=receipts)
+    )
+    if failed is not None:
+        failure = _failure(then.state, task, failed, receipts[failed])
+        if failure.type in MAY_BE_FLAKY and len(task.red) < task.spec.flaky_reruns:
+            then.verify(task, task.result, task.agent)
+        else:
+            then.attempt_failed(task, run, failure, command.agent, receipts)
+    elif "flaky_test" in task.spec.failure_routing and any(receipt.flaky for receipt in receipts):
+        cmd = next(receipt.cmd for receipt in receipts if receipt.flaky)
+        failure = Failure("flaky_test", f"`{cmd}` failed and then passed on the same commit")
+        then.attempt_failed(task, run, failure, command.agent, receipts)
+    else:
+        then.accept(task, task.result, task.work, task.agent, receipts)
+
+
+def _failure(state: Workflow, task: TaskState, n: int, receipt: Receipt) -> Failure:
+    kind = classify(
+        receipt.exit_code, receipt.timed_out, receipt.output, seconds=receipt.duration_seconds,
+        limit_seconds=task.spec.acceptance_criteria.tests[n].timeout_seconds,
+        told=[case.message for case in receipt.report.failed] if receipt.report else (),
+        signs=((sign.type, sign.text, sign.exit_codes) for sign in state.signs),
+    )  # fmt: skip
+    how = "ran out of time" if receipt.timed_out else f"ended with exit code {receipt.exit_code}"
+    return Failure(kind, f"`{receipt.cmd}` {how}", receipt.output[-4000:])
 
 
 def _refusal(state: Workflow, command: Report, why: str = "") -> ReportRefused:

@@ -20,7 +20,8 @@ class Execution(msgspec.Struct, frozen=True):
     """What a sandbox saw: the raw material of a receipt.
 
     `exit_code` is None when the command was killed for time; `output` is capped, `output_bytes` and
-    `output_sha256` are of everything it printed; `isolation` says in words what it ran under.
+    `output_sha256` are of everything it printed; `isolation` says in words what it ran under, `runtime` which image or
+    interpreters, by their digests.
     """
 
     exit_code: int | None
@@ -30,6 +31,7 @@ class Execution(msgspec.Struct, frozen=True):
     output_bytes: int
     output_sha256: str
     isolation: str
+    runtime: str
 
 
 class Sandbox(Protocol):

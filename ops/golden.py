@@ -21,7 +21,7 @@ from msgspec import NODEFAULT, Raw, Struct, inspect
 from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Restore, Retry, StartWorkflow
 from domain.events import Event, LedgerRestored
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Plan, Task, Test
+from domain.plan import AcceptanceCriteria, Plan, Route, Task, Test
 from domain.state import Workflow, evolve
 from domain.workflow import decide
 from ledger.append import Append, NewEvent, rows
@@ -31,7 +31,7 @@ from ops.schemas import FOLDER
 
 S = TypeVar("S", bound=Struct)
 
-GOLDEN = FOLDER / "golden"
+GOLDEN = FOLDER / "schemas" / "golden"
 SUMS = "SHA256SUMS"
 """In each folder, as `sha256sum -c` reads it."""
 BEGUN = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -82,6 +82,8 @@ def history() -> list[Line]:
     told.do(Retry(now=told.now, task="b", attempt=2), "clock/retry")
     told.report("b", result=Result("done"))
     told.answer("ask-2")
+    told.start("rerouted", Task("a", failure_routing={"spec_mismatch": Route("route", "architect")}))
+    told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
     told.start("fails", Task("a", max_attempts=1), Task("b", dependencies=("a",)))
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
     told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
@@ -233,7 +235,9 @@ def _value(kind: inspect.Type, name: str, full: bool, default: Any = NODEFAULT) 
         case inspect.Metadata(type=inner):
             return _value(inner, name, full, default)
         case inspect.UnionType(types=types):
-            return _value(next(one for one in types if not isinstance(one, inspect.NoneType)), name, full, default)
+            told = [one for one in types if not isinstance(one, inspect.NoneType)]
+            most = next((one for one in told if isinstance(one, inspect.StructType)), told[0])
+            return _value(most, name, full, default)
         case inspect.StructType(fields=fields):
             return {
                 field.encode_name: _value(field.type, field.name, full, field.default)

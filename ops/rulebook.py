@@ -80,8 +80,8 @@ def _choices(kind: Any) -> tuple[str, ...]:
     fresh = TaskState(Task("t"), failures=1, lost=1)
     routed = TaskState(Task("t", failure_routing={kind: "role"}), failures=1, lost=1, result=Result())
     spent = TaskState(Task("t"), failures=99, lost=99)
-    choose = after_refusal if kind == "refused" else (lambda task: after_failure(task, failure, ""))
-    return f"`{kind}`", *(_word(choose(task)) for task in (fresh, routed, spent))
+    choose = after_refusal if kind == "refused" else (lambda task, line: after_failure(task, failure, line, ""))
+    return f"`{kind}`", *(_word(choose(task, [task])) for task in (fresh, routed, spent))
 
 
 def _word(choice: Any) -> str:

@@ -16,6 +16,7 @@ from domain.events import (
     TaskDispatched,
     TaskFailed,
     TaskReported,
+    TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
@@ -92,6 +93,8 @@ class Changes:
                 entry = self._entry(board, name)
                 _become(entry, "retrying")
                 entry.task.retry_due = due
+            case TaskRerouted(task=name, role=role):
+                self._entry(board, name).task.role = role
             case TaskBranched(task=name, branch=branch, depth=depth):
                 entry = self._entry(board, name)
                 _become(entry, "branched")

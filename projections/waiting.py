@@ -31,12 +31,21 @@ def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttemp
         case "retrying" if task.retry_due is not None:
             return f"retry at {_clock(task.retry_due)}"
         case "branched":
-            branch = [other.task for other in tasks if other.parent == task.task and other.status not in CLOSED]
+            above = {other.task: other for other in tasks}
+            branch = [other.task for other in tasks if other.status not in CLOSED and _mends(other, above) == task.task]
             if branch:
                 return f"branch {', '.join(branch)}"
         case "waiting" if task.ask:
             return f"a person: {task.ask}"
     return None if task.status in CLOSED else "a timer that is due: what follows is being decided"
+
+
+def _mends(branch: BoardTask, tasks: dict[str, BoardTask]) -> str | None:
+    """The task that waits for a branch: the nearest above it that is not over."""
+    parent = branch.parent if branch.depth else None
+    while parent and tasks[parent].depth and tasks[parent].status in CLOSED:
+        parent = tasks[parent].parent
+    return parent
 
 
 def _holder(attempt: BoardAttempt) -> str:

@@ -35,12 +35,13 @@ END_SECONDS = 30.0
 class Docker:
     """One container per command: no network, no privileges, a read-only root, the work folder at /work."""
 
-    def __init__(self, version: str, image_id: str, isolation: str, *, rootless: bool, cpus: int) -> None:
+    def __init__(self, version: str, image_id: str, digest: str, *, rootless: bool, cpus: int) -> None:
         self._version = version
         self._image_id = image_id
         self._rootless = rootless
         self._cpus = cpus
-        self.isolation = isolation
+        self._digest = digest
+        self.isolation = f"docker {digest}, no network"
 
     @classmethod
     async def open(cls, image: str = IMAGE) -> "Docker":
@@ -56,9 +57,7 @@ class Docker:
             digests = found.attrs.get("RepoDigests") or [f"{image}@{found.id}"]
             rootless = "name=rootless" in about.get("SecurityOptions", ())
             cpus = min(CPUS, about["NCPU"])
-            return cls(
-                client.api.api_version, found.id, f"docker {digests[0]}, no network", rootless=rootless, cpus=cpus
-            )
+            return cls(client.api.api_version, found.id, digests[0], rootless=rootless, cpus=cpus)
 
         try:
             return await asyncio.to_thread(ask)
@@ -94,6 +93,7 @@ class Docker:
             output_bytes=capture.total,
             output_sha256=capture.sha256,
             isolation=self.isolation,
+            runtime=self._digest,
         )
 
     @asynccontextmanager

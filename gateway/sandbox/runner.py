@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.sandbox.capture import Capture
 from gateway.sandbox.tenant import Tenant
-from gateway.sandbox.view import HOME, HOSTNAME, environment
+from gateway.sandbox.view import HOME, HOSTNAME, environment, runtime
 from handlers.ports import Execution, Limits, SandboxBroken
 
 # The cage kills all it holds within a poll or two; a machine that swaps may need seconds for it.
@@ -81,6 +81,7 @@ async def run_caged(
         output_bytes=capture.total,
         output_sha256=capture.sha256,
         isolation=isolation,
+        runtime=runtime(),
     )
 
 

@@ -1,7 +1,10 @@
 """What a sandboxed command sees: an allow-list of paths to read, and its environment."""
 
+import hashlib
+import platform
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -30,6 +33,18 @@ def readable() -> list[str]:
     outside = [path for path in pythons if not any(Path(path).is_relative_to(shown) for shown in SYSTEM)]
     wanted = [*SYSTEM, *(f"/etc/{name}" for name in ETC), *outside]
     return [path for path in wanted if Path(path).exists()]
+
+
+@cache
+def runtime() -> str:
+    """What runs the commands, by name and sha256: the shell and our Python."""
+    programs = {"sh": Path("/bin/sh"), f"python {platform.python_version()}": Path(sys.executable)}
+    return ", ".join(f"{name} sha256:{_sha256(program.resolve())}" for name, program in programs.items())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def parents(paths: Iterable[str | Path]) -> list[str]:

@@ -1,13 +1,17 @@
 """The tester runs a task's acceptance tests on the exact commit and writes the receipts: the evidence that counts."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 
 from cairn.agent import Agent
 from cairn.task import Failed, Receipt, Task, Test
 from domain.outcome import RECEIPTS_BYTES
+from handlers.agents import junit
 from handlers.ports import Limits, Sandbox, SandboxBroken
 
+REPORT_CHARACTERS = 8_192
+"""Of what its report says of failed tests."""
 OUTPUT_BYTES = 16_384
 """Of what one test prints; less where a task has many tests."""
 LONGEST_CHARACTER_BYTES = 6
@@ -31,9 +35,12 @@ def tester(sandbox: Sandbox, *, capacity: int = 2) -> Agent:
 
 
 async def _run(sandbox: Sandbox, test: Test, task: Task, folder: Path) -> Receipt:
-    # Half of the room is for the outputs, the other for commands, hashes and names.
+    # Half of the room is for the outputs and reports, the other for commands, hashes and names.
     share = RECEIPTS_BYTES // 2 // LONGEST_CHARACTER_BYTES // len(task.tests)
-    limits = Limits(wall_seconds=test.timeout_seconds, output_bytes=min(OUTPUT_BYTES, share))
+    told = min(REPORT_CHARACTERS, share // 4) if test.junit else 0
+    limits = Limits(wall_seconds=test.timeout_seconds, output_bytes=min(OUTPUT_BYTES, share - told))
+    if test.junit:
+        await asyncio.to_thread(junit.discard, folder, test.junit)
     try:
         seen = await sandbox.run(test.cmd, cwd=folder, limits=limits)
     except SandboxBroken as broken:
@@ -48,4 +55,6 @@ async def _run(sandbox: Sandbox, test: Test, task: Task, folder: Path) -> Receip
         output_bytes=seen.output_bytes,
         output_sha256=seen.output_sha256,
         output=seen.output,
+        runtime=seen.runtime,
+        report=await asyncio.to_thread(junit.read, folder, test.junit, told) if test.junit else None,
     )

@@ -163,7 +163,8 @@ def _block(name: str, value: Any) -> Iterator[str]:
 def _receipt(receipt: dict[str, Any]) -> Iterator[str]:
     code = "killed for time" if receipt.get("timed_out") else f"exit code {receipt.get('exit_code')}"
     yield f"  $ {line(str(receipt.get('cmd', '')))}"
-    yield "    " + line(f"{code}, {receipt.get('duration_seconds')} s, {receipt.get('isolation')}")
+    chance = ", flaky: it had failed on this commit before" if receipt.get("flaky") else ""
+    yield "    " + line(f"{code}, {receipt.get('duration_seconds')} s, {receipt.get('isolation')}{chance}")
     if receipt.get("timed_out") or receipt.get("exit_code"):
         yield from _tail(str(receipt.get("output", "")))
 

@@ -140,7 +140,9 @@ def _watch(system: "System", started: "Submitted", settings: "Settings", yes: bo
 def roles(plan: "Plan") -> list[str]:
     """Every role that the plan's tasks and their branches need, but the tester, who is no matter of a script."""
     named = {task.agent_role for task in plan.tasks}
-    named.update(role for task in plan.tasks for role in task.failure_routing.values())
+    routes = [route for task in plan.tasks for route in task.failure_routing.values()]
+    named.update(route for route in routes if isinstance(route, str))
+    named.update(route.role for route in routes if not isinstance(route, str) and route.role)
     return sorted(named - {"tester"})
 
 

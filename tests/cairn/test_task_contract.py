@@ -15,11 +15,14 @@ from ops.golden import sample
 
 PAIRS = [
     (public.Result, outcome.Result),
+    (public.FailedCase, outcome.FailedCase),
+    (public.Tally, outcome.Tally),
     (public.Receipt, outcome.Receipt),
+    (public.Failure, outcome.Failure),
     (public.Test, plan.Test),
     (public.Debug, events.Debug),
 ]
-OF_THE_SDK = {"position", "traceparent", "path"}
+OF_THE_SDK = {"position", "traceparent", "path", "diff"}
 OF_THE_LEDGER = {"due"}
 
 

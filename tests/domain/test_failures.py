@@ -69,6 +69,28 @@ def test_a_pass_cannot_be_classified():
         classify(0, False, "")
 
 
+def test_the_signs_of_a_plan_are_read_before_ours():
+    error = "E   ModuleNotFoundError: No module named 'licensed'\n"
+    signs = [("sandbox", "No module named 'licensed'", ()), ("spec_mismatch", "", (3,)), ("budget", "quota", (1, 2))]
+    assert classify(1, False, error, signs=signs) == "sandbox"
+    assert classify(3, False, "", signs=signs) == "spec_mismatch"
+    assert classify(1, False, "out of quota", signs=signs) == "budget"
+    assert classify(4, False, "out of quota", signs=signs) == "test_failure"
+    assert classify(None, True, error, signs=signs) == "timeout"
+
+
+def test_what_the_report_says_is_read_like_what_was_printed():
+    told = ["collection failure\nE   ModuleNotFoundError: No module named 'numpy'"]
+    assert classify(1, False, "", told=told) == "missing_dependency"
+    assert classify(1, False, "", told=["assert 1 == 2"]) == "test_failure"
+
+
+def test_a_command_that_took_all_its_time_ran_out_of_it():
+    assert classify(1, False, "", seconds=30.0, limit_seconds=30.0) == "timeout"
+    assert classify(1, False, "", seconds=29.0, limit_seconds=30.0) == "test_failure"
+    assert classify(124, False, "") == "timeout"
+
+
 def test_the_cause_outweighs_what_follows_from_it():
     both = "E   ModuleNotFoundError: No module named 'numpy'\nE   assert 1 == 2\nE   NameError: name 'x'\n"
     assert classify(1, False, both) == "missing_dependency"

@@ -1,6 +1,7 @@
 """Whatever happens, in whatever order: random plans under random, stale and hostile commands, then agents that persist.
 
 Every decision is watched by a `Witness` that keeps its own books of the events and compares them with the state.
+It is long because every test needs all of it: the plans, the moves, the witness and those that persist.
 """
 
 import subprocess
@@ -44,12 +45,15 @@ from domain.events import (
 )
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Task, Test
-from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, Workflow, evolve, replay
+from domain.plan import AcceptanceCriteria, Route, Task, Test
+from domain.plan import Retry as Backoff
+from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, Workflow, evolve, replay, waiting
 from domain.workflow import decide
 
 ROOT = Path(__file__).parents[2]
 WELL = 1
+BAD = [2, 10, 11, *range(13, 23)]
+"""Tests that fail, and reports of every failure that an agent may report."""
 MOST_STEPS = 3_000
 """Far more than the longest history a plan of five tasks can have: beyond it, it does not end."""
 
@@ -64,6 +68,19 @@ MOVES = st.tuples(
 )
 
 
+ROUTES = st.sampled_from(
+    [
+        "debugger",
+        "debugger",
+        Route("branch", "debugger"),
+        Route("retry", retry=Backoff(0.0)),
+        Route("route", "writer"),
+        Route("ask"),
+        Route("fail"),
+    ]
+)
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> StartWorkflow:
     names = [f"t{n}" for n in range(draw(st.integers(1, 5)))]
@@ -74,9 +91,11 @@ def plans(draw: st.DrawFn) -> StartWorkflow:
             dependencies=tuple(draw(st.lists(st.sampled_from(names[:n]), max_size=3))) if n else (),
             acceptance_criteria=AcceptanceCriteria(tuple(Test(f"test {i}") for i in range(draw(few)))),
             max_attempts=draw(few) + 1,
-            failure_routing=dict.fromkeys(draw(st.sets(st.sampled_from(FAILURE_TYPES))), "debugger"),
+            failure_routing=draw(st.dictionaries(st.sampled_from(FAILURE_TYPES), ROUTES)),
             max_debug_attempts=draw(few),
-            max_branch_depth=draw(few),
+            max_branch_depth=draw(st.integers(0, 3)),
+            flaky_reruns=draw(few),
+            result_schema=draw(st.sampled_from([None, None, {"type": ["integer", "null"]}])),
             approval=tuple(draw(st.sets(st.sampled_from(["before_dispatch", "before_completion"])))),
             priority=draw(few),
         )
@@ -109,6 +128,7 @@ class Witness:
         self._outcome_is_fenced(command, events)
         for event in events:
             self._fold(event)
+        self._branches_are_bounded()
         self.events += events
         self._books_agree()
         return events
@@ -150,6 +170,19 @@ class Witness:
             changed = was != task.status or (isinstance(event, TaskDispatched) and event.task == name)
             assert not changed or task.status in TRANSITIONS[was], f"{name}: {was} -> {task.status} by {event}"
 
+    def _branches_are_bounded(self) -> None:
+        """No task has more branches than it may, none is deeper, and none outlives who waits for it."""
+        tasks = self.state.tasks
+        under = Counter(task.spec.parent_id for task in tasks.values() if task.depth)
+        for name, task in tasks.items():
+            assert task.branches == under[name] <= task.spec.max_debug_attempts
+            assert task.depth <= task.spec.max_branch_depth
+            assert len(task.red) <= task.spec.flaky_reruns + 1
+            if task.depth:
+                assert task.depth == tasks[task.spec.parent_id or ""].depth + 1 == name.count(".")
+                root = tasks[name.partition(".")[0]]
+                assert task.status in CLOSED or root.status not in CLOSED
+
     def _books_agree(self) -> None:
         tasks = self.state.tasks
         unfinished = [task for task in tasks.values() if task.status not in CLOSED]
@@ -170,7 +203,7 @@ class Witness:
             *(["timer"] if name in self.timers else []),
             *(f"ask {ask}" for ask, asker in self.asks.items() if asker == name),
             *(f"branch {it.spec.id}" for it in self.state.tasks.values()
-              if it.depth and it.spec.parent_id == name and it.status not in CLOSED),
+              if it.depth and waiting(self.state, it) is task and it.status not in CLOSED),
         ]  # fmt: skip
 
 
@@ -211,7 +244,8 @@ def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
     if kind == "started":
         return ReportStarted(now=NOW, **who)
     if kind == "completed":
-        return ReportCompleted(now=NOW, result=Result("done", None if how % 3 == 0 else f"c{who['token']}"), **who)
+        commit = None if how % 3 == 0 else f"c{who['token']}"
+        return ReportCompleted(now=NOW, result=Result("done", commit, data="odd" if how == 5 else None), **who)
     if kind == "failed":
         return ReportFailed(now=NOW, failure=Failure(FAILURE_TYPES[how % len(FAILURE_TYPES)], "it broke"), **who)
     commit = task.result.commit if task.result and how != 5 else "another"
@@ -285,6 +319,27 @@ def test_where_everybody_does_well_every_plan_completes(plan: StartWorkflow) -> 
     persist(witness, [WELL])
     assert witness.state.status == "completed"
     assert not any(isinstance(event, AttemptFailed) for event in witness.events)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    depth=st.integers(0, 4),
+    width=st.integers(0, 2),
+    attempts=st.integers(1, 2),
+    fate=st.lists(st.sampled_from(BAD), min_size=1, max_size=6),
+)
+def test_where_nothing_succeeds_every_branch_that_is_allowed_is_tried_and_then_it_ends(
+    depth: int, width: int, attempts: int, fate: list[int]
+) -> None:
+    routing: dict[str, str | Route] = dict.fromkeys(FAILURE_TYPES, "debugger")
+    tested = AcceptanceCriteria((Test("make test"),))
+    task = Task("a", acceptance_criteria=tested, failure_routing=routing, max_attempts=attempts,
+                max_debug_attempts=width, max_branch_depth=depth)  # fmt: skip
+    witness = lived(start(task), [], fate)
+    tasks = witness.state.tasks
+    assert witness.state.status == "failed"
+    assert len(tasks) - 1 == sum(width**level for level in range(1, depth + 1))
+    assert max(task.depth for task in tasks.values()) == (depth if width else 0)
 
 
 SCRIPT = """

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from domain import validate
 from domain.plan import ROLES, Plan
+from domain.shape import KEYWORDS, SHAPE_CHECKS, findings, pointer
 from domain.validate import InvalidPlan, parse, problems
 
 NAN = float("nan")
@@ -38,6 +39,15 @@ def accepted_by(*items: Any) -> dict[str, Any]:
     return {"acceptance_criteria": {"tests": items}}
 
 
+def routed(**route: Any) -> dict[str, Any]:
+    return {"failure_routing": {"timeout": route}}
+
+
+def shaped(**schema: Any) -> dict[str, Any]:
+    return {"result_schema": schema}
+
+
+JUNIT = {"cmd": "x", "junit": "/r.xml"}
 TWICE = {"dependencies": ["other", "other"]}
 CASES = [
     ("/tasks/0/dependancies", 'unknown field "dependancies"', 'did you mean "dependencies"?', {"dependancies": []}),
@@ -58,6 +68,22 @@ CASES = [
     ("/tasks/0/agent_role", 'unknown role "codr"', 'did you mean "coder"?', {"agent_role": "codr"}),
     ("/tasks/0/failure_routing/timeout", 'unknown role "x"', "known: planner", {"failure_routing": {"timeout": "x"}}),
     ("/tasks/0/failure_routing/timout", 'unknown key "timout"', '"timeout"?', {"failure_routing": {"timout": "coder"}}),
+    ("/tasks/0/failure_routing/timeout/role", 'unknown role "x"', "known:", routed(do="route", role="x")),
+    ("/tasks/0/failure_routing/timeout/do", 'unknown value "x"', "known: ask, branch", routed(do="x")),
+    ("/tasks/0/failure_routing/timeout", "expected string or object, got 7", None, {"failure_routing": {"timeout": 7}}),
+    ("/tasks/0/failure_routing/timeout/rol", 'unknown field "rol"', '"role"?', routed(do="retry", rol="coder")),
+    ("/tasks/0/failure_routing/timeout", '"route" needs a role', 'add "role"', routed(do="route")),
+    ("/tasks/0/failure_routing/timeout/role", '"ask" goes to nobody', "remove", routed(do="ask", role="coder")),
+    ("/tasks/0/failure_routing/timeout/retry", 'after "fail" comes no', "remove", routed(do="fail", retry={})),
+    ("/tasks/0/result_schema/patern", 'unknown field "patern"', "known: type, properties", shaped(patern="x")),
+    ("/tasks/0/result_schema/items/type", 'unknown value "str"', "string", shaped(items={"type": "str"})),
+    (
+        "/tasks/0/max_branch_depth",
+        "9 branches 4 levels deep are up to 7380",
+        "lower it",
+        {"max_debug_attempts": 9, "max_branch_depth": 4},
+    ),
+    ("/tasks/0/acceptance_criteria/tests/0/junit", '"/r.xml" does not', "relative", accepted_by(JUNIT)),
     ("/tasks/0/dependencies/1", 'unknown task "d"', None, {"dependencies": ["other", "d"]}),
     ("/tasks/0/dependencies/0", 'unknown task "othr"', 'did you mean "other"?', {"dependencies": ["othr"]}),
     ("/tasks/0/dependencies/1", '"other" is already listed at /tasks/0/dependencies/0', "keep", TWICE),
@@ -84,6 +110,15 @@ def test_each_problem_is_named_at_its_place(pointer: str, message: str, hint: st
 def test_an_id_outside_the_pattern_is_refused_for_plans_tasks_and_roles(bad: str):
     plan = {"id": bad, "tasks": [{"id": bad}], "roles": [bad]}
     assert [pointer for pointer, _ in found(json.dumps(plan).encode())] == ["/id", "/roles/0", "/tasks/0/id"]
+
+
+def test_a_sign_that_every_failure_has_is_refused():
+    plan = raw({"id": "a"}, failure_signs=[{"type": "sandbox"}, {"type": "sandbox", "text": "x"}, {"type": "nothing"}])
+    assert found(plan) == [
+        ("/failure_signs/0", "every failure would have this sign"),
+        ("/failure_signs/2", "every failure would have this sign"),
+        ("/failure_signs/2/type", 'unknown value "nothing"'),
+    ]
 
 
 def test_every_problem_is_found_in_one_pass():
@@ -357,12 +392,12 @@ def test_a_bound_is_within_the_range_unless_it_is_exclusive(kind: str, name: str
 @given(spoiled())
 def test_the_shape_is_judged_as_the_json_schema_says_at_the_same_places(plan: dict[str, Any]):
     text = json.dumps(plan).encode()
-    ours = {finding.path for finding in validate._shape(validate._read(text))}
+    ours = {finding.path for finding in findings(validate._read(text), validate._root())}
     theirs = {tuple(error.absolute_path) for error in VALIDATOR.iter_errors(plan)}
     assert all(any(path[: len(error)] == error for path in ours) for error in theirs), (ours, theirs)
     # We point at the unknown field or the repeated entry itself, JSON Schema at what holds it.
     assert all({path, path[:-1]} & theirs for path in ours), (ours, theirs)
-    assert {problem.pointer for problem in problems(text)} >= {validate._pointer(path) for path in ours}
+    assert {problem.pointer for problem in problems(text)} >= {pointer(path) for path in ours}
 
 
 @settings(max_examples=300, deadline=None)
@@ -382,11 +417,11 @@ def test_no_bytes_at_all_can_make_it_raise(text: bytes):
 
 
 def test_the_walker_knows_every_keyword_the_schema_uses():
-    checks = {keyword for of_kind in validate.SHAPE_CHECKS.values() for keyword in of_kind}
+    checks = {keyword for of_kind in SHAPE_CHECKS.values() for keyword in of_kind}
 
     def keywords(schema: dict[str, Any]) -> set[str]:
         below = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("$defs", {}).values()]
         below += [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
         return set(schema).union(*map(keywords, below))
 
-    assert keywords(SCHEMA) - ANNOTATIONS == checks
+    assert (keywords(SCHEMA) | KEYWORDS.keys()) - ANNOTATIONS == checks

@@ -5,12 +5,14 @@ import pytest
 from spec import NOW, TESTS, An, completed, failed, given, green, offer_again, red, retry, start, verified
 
 from domain.commands import Cancel
+from domain.consequences import Consequences
 from domain.events import (
     AttemptFailed,
     Debug,
     ReportRefused,
     RetryScheduled,
     TaskBranched,
+    TaskCancelled,
     TaskCompleted,
     TaskDispatched,
     TaskFailed,
@@ -20,7 +22,7 @@ from domain.events import (
     WorkflowCompleted,
     WorkflowFailed,
 )
-from domain.outcome import Result
+from domain.outcome import Failure, Result
 from domain.plan import Retry as Backoff
 from domain.plan import Task
 
@@ -34,7 +36,7 @@ MENDED = Task("a", "Indicators", acceptance_criteria=TESTS, failure_routing=ROUT
 
 def test_a_failure_that_is_routed_opens_a_branch_on_top_of_what_failed() -> None:
     story = given(start(MENDED), completed("a/1", 1)).when(verified("a/verify.1", 2, *red()))
-    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red())
+    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red(), bases=("c0",), commit="c1")
     story.then(An(TaskStarted), An(TaskVerified), An(AttemptFailed), An(TaskBranched, "a", depth=1, debug=told),
         An(TaskDispatched, "a.fix1", run="a.fix1/1", role="debugger", token=3, bases=("c1",), debug=told, tests=()),
     )  # fmt: skip
@@ -95,7 +97,7 @@ def test_without_leave_to_branch_a_failure_is_retried(limit: dict[str, object]) 
 
 def test_an_attempt_of_a_branch_is_tried_again_and_told_the_same() -> None:
     story = given(start(MENDED), completed("a/1", 1), verified("a/verify.1", 2, *red()))
-    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red())
+    told = Debug("a", "test_failure", "`make test` ended with exit code 1", red(), bases=("c0",), commit="c1")
     story.when(offer_again(3, "a.fix1")).then(An(TaskDispatched, "a.fix1", token=4, bases=("c1",), debug=told))
     story.when(failed("a.fix1/1", 4)).then(An(TaskStarted), An(AttemptFailed, "a.fix1"), An(RetryScheduled, "a.fix1"))
     story.when(retry(2, "a.fix1")).then(An(TaskDispatched, run="a.fix1/2", token=5, bases=("c1",), debug=told))
@@ -104,7 +106,7 @@ def test_an_attempt_of_a_branch_is_tried_again_and_told_the_same() -> None:
 def test_evidence_of_an_earlier_attempt_is_not_told_as_that_of_a_later_one() -> None:
     task = msgspec.structs.replace(MENDED, failure_routing={"agent_error": "debugger"})
     story = given(start(task), completed("a/1", 1), verified("a/verify.1", 2, *red()), retry(2), failed("a/2", 3))
-    told = Debug("a", "agent_error", "it broke")
+    told = Debug("a", "agent_error", "it broke", bases=("c0",), commit="c1")
     story.when(offer_again(4, "a.fix1")).then(An(TaskDispatched, "a.fix1", debug=told))
 
 
@@ -151,3 +153,73 @@ def test_a_branch_is_cancelled_with_its_parent() -> None:
     story = given(start(MENDED), completed("a/1", 1), verified("a/verify.1", 2, *red()), Cancel(now=NOW, by="pat"))
     story.when(completed("a.fix1/1", 3)).then(An(ReportRefused, "a.fix1", why="the task is cancelled"))
     assert story.state.open == 0
+
+
+DEEP = msgspec.structs.replace(MENDED, max_branch_depth=2, max_attempts=1, failure_routing={"test_failure": "debugger"})
+
+
+def test_what_a_branch_did_not_mend_opens_a_deeper_one_and_at_the_bottom_one_beside_it() -> None:
+    story = given(start(DEEP), completed("a/1", 1), verified("a/verify.1", 2, *red()))
+    token, opened = 3, ["a.fix1"]
+    while True:
+        commit = f"c{token}"
+        story.when(completed(f"{opened[-1]}/1", token, commit)).then(
+            An(TaskStarted),
+            An(TaskCompleted, opened[-1]),
+            An(TaskReported, "a", run=opened[-1]),
+            An(TaskDispatched, "a"),
+        )
+        if len(opened) == 6:
+            break
+        story.when(verified(f"a/verify.{len(opened) + 1}", token + 1, *red(commit)))
+        below = ["a.fix1.fix1", "a.fix1.fix2", "a.fix2", "a.fix2.fix1", "a.fix2.fix2"][len(opened) - 1]
+        told = Debug(
+            "a", "test_failure", "`make test` ended with exit code 1", red(commit), bases=("c0",), commit=commit
+        )
+        story.then(
+            An(TaskStarted), An(TaskVerified), An(AttemptFailed, "a"),
+            An(TaskBranched, "a", depth=below.count("fix"), debug=told),
+            An(TaskDispatched, below, bases=(commit,), debug=told),
+        )  # fmt: skip
+        assert story.events[3].branch.parent_id == below.rpartition(".")[0]
+        opened.append(below)
+        token += 2
+        story.when(offer_again(token, below)).then(An(TaskDispatched, below, bases=(commit,), debug=told))
+        token += 1
+    story.when(verified("a/verify.7", token + 1, *red(commit))).then(
+        An(TaskStarted), An(TaskVerified), An(AttemptFailed), An(TaskFailed, "a"), An(WorkflowFailed)
+    )
+
+
+def test_a_branch_that_fails_opens_a_deeper_one_which_knows_the_tests_it_was_for() -> None:
+    task = msgspec.structs.replace(DEEP, failure_routing=ROUTED)
+    story = given(start(task), completed("a/1", 1), verified("a/verify.1", 2, *red())).when(failed("a.fix1/1", 3))
+    told = Debug("a.fix1", "agent_error", "it broke", red(), bases=("c0",), commit="c1")
+    story.then(
+        An(TaskStarted), An(AttemptFailed, "a.fix1"), An(TaskBranched, "a.fix1", depth=2, debug=told),
+        An(TaskDispatched, "a.fix1.fix1", bases=("c1",), debug=told),
+    )  # fmt: skip
+    story.when(offer_again(4, "a.fix1.fix1")).then(An(TaskDispatched, bases=("c1",), debug=told))
+    story.when(completed("a.fix1.fix1/1", 5, "c2")).then(
+        An(TaskStarted), An(TaskCompleted, "a.fix1.fix1"), An(TaskCompleted, "a.fix1", run="a.fix1.fix1"),
+        An(TaskReported, "a", run="a.fix1"), An(TaskDispatched, "a", purpose="verify", bases=("c2",)),
+    )  # fmt: skip
+
+
+def test_no_branch_branches_deeper_than_the_plan_allows() -> None:
+    task = msgspec.structs.replace(DEEP, failure_routing=ROUTED, max_debug_attempts=1)
+    story = given(start(task), completed("a/1", 1), verified("a/verify.1", 2, *red()), failed("a.fix1/1", 3))
+    story.when(failed("a.fix1.fix1/1", 4)).then(
+        An(TaskStarted), An(AttemptFailed), An(TaskFailed, "a.fix1.fix1"), An(TaskFailed, "a.fix1"),
+        An(TaskFailed, "a"), An(WorkflowFailed),
+    )  # fmt: skip
+
+
+def test_who_ends_a_task_ends_what_was_to_mend_it() -> None:
+    task = msgspec.structs.replace(DEEP, failure_routing=ROUTED)
+    story = given(start(task), completed("a/1", 1), verified("a/verify.1", 2, *red()), failed("a.fix1/1", 3))
+    then = Consequences(story.state, NOW)
+    then.fail(story.state.tasks["a"], Failure("timeout", "too late"))
+    assert then.events == [
+        An(TaskFailed, "a"), An(TaskCancelled, "a.fix1.fix1"), An(TaskCancelled, "a.fix1"), An(WorkflowFailed)
+    ]  # fmt: skip

@@ -85,6 +85,7 @@ async def test_an_execution_tells_the_exit_code_the_output_and_its_hash(sandbox:
     assert seen.output_bytes == len("out\nerr\n")
     assert seen.output_sha256 == hashlib.sha256(b"out\nerr\n").hexdigest()
     assert seen.isolation == sandbox.isolation
+    assert "sha256:" in seen.runtime
     assert 0 < seen.duration_seconds < 30
 
 

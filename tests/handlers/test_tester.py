@@ -1,9 +1,13 @@
 """What the tester hands in: receipts that a report can carry, whatever the tests print."""
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from cairn.task import Failed, Task
+from cairn.task import Failed, FailedCase, Tally, Task
 from cairn.task import Test as Check  # pytest takes any Test... for a suite
 from domain.outcome import RECEIPTS_BYTES
 from gateway.sandbox.process import Process
@@ -28,3 +32,22 @@ async def test_a_task_of_work_is_told_to_ask_somebody_else() -> None:
     with pytest.raises(Failed, match=r"task a asks for work.*another agent_role") as failed:
         await agent._handler(Task("w", "a", "a/1", 1, "tester", 1, 30.0, 30.0))
     assert failed.value.type == "spec_mismatch"
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="cairn-") as folder:  # pytest's own is closed to the user of a sandbox
+        yield Path(folder)
+
+
+async def test_the_report_that_a_test_leaves_is_part_of_its_receipt(work: Path) -> None:
+    agent = module.tester(Process(namespaces=False))
+    assert agent._handler is not None
+    (work / "r.xml").write_text("<testsuite><testcase name='left'/></testsuite>")
+    case = "<testsuite><testcase name='t'><failure>it said no</failure></testcase></testsuite>"
+    tests = (Check(f'echo "{case}" > r.xml; exit 1', junit="r.xml"), Check("true", junit="none.xml"), Check("true"))
+    task = Task("w", "a", "a/1", 1, "tester", 1, 30.0, 30.0, "verify", tests=tests, path=work)
+    first, *others = await agent._handler(task)
+    assert first.report == Tally(1, 1, 0, 0, (FailedCase("t", "it said no"),))
+    assert [receipt.report for receipt in others] == [None, None]
+    assert "sha256:" in first.runtime

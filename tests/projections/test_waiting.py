@@ -24,8 +24,9 @@ OTHERS = [
     task("done", status="completed"),
     task("slow", status="running"),
     task("late"),
-    task("a.fix1", parent="a", status="failed"),
-    task("a.fix2", parent="a", status="running"),
+    task("a.fix1", parent="a", depth=1, status="failed"),
+    task("a.fix2", parent="a", depth=1, status="completed"),
+    task("a.fix2.fix1", parent="a.fix2", depth=2, status="running"),
 ]
 CASES = [
     (task(dependencies=("done", "slow", "late")), None, "dependency slow, late"),
@@ -34,7 +35,7 @@ CASES = [
     (task(status="verifying", agent="ann"), attempt("verify", "tester"), "tests by a tester other than ann"),
     (task(status="verifying"), attempt("verify", "tester", "tess"), "tests by tess until 2027-01-15T08:00:00Z at the latest"),
     (task(status="retrying", retry_due=1_800_000_000.0), None, "retry at 2027-01-15T08:00:00Z"),
-    (task(status="branched"), None, "branch a.fix2"),
+    (task(status="branched"), None, "branch a.fix2.fix1"),
     (task(status="waiting", ask="ask-1"), None, "a person: ask-1"),
     (task(status="running"), None, DUE),
     (task(dependencies=("broken", "slow")), None, DUE),

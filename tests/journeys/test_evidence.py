@@ -1,0 +1,84 @@
+"""What is mended until its tests pass, results that have to fit, and tests that fail by chance: with real agents, a real
+tester and real commits."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from .stage import Json, System, is_a, system
+
+SOON = {"initial_seconds": 0.1}
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[System]:
+    with system() as one:
+        one.agent("mason", "coder", "cora")
+        one.agent("mason", "debugger", "dora")
+        yield one
+        one.intact()
+
+
+def events(stage: System, workflow: str, kind: str) -> list[Json]:
+    return [event["data"] for event in stage.client.events(workflow=workflow) if is_a(event, kind)]
+
+
+def judged(name: str, cmd: str, **task: object) -> Json:
+    criteria = {"tests": [{"cmd": cmd, "timeout_seconds": 20}]}
+    return {"id": name, "tasks": [{"id": "a", "acceptance_criteria": criteria, "retry": SOON, **task}]}
+
+
+def test_branches_go_as_deep_as_they_may_until_the_tests_of_the_first_task_pass(stage: System) -> None:
+    test = "cat stones.txt; test $(wc -l < stones.txt) -ge 4"
+    routing = {"test_failure": {"do": "branch", "role": "debugger"}}
+    plan = judged("deep", test, failure_routing=routing, max_branch_depth=3, max_debug_attempts=1, max_attempts=1)
+    workflow = stage.submit(plan)
+    assert stage.finished(workflow) == "completed"
+
+    opened = events(stage, workflow, "task.branched")
+    assert [(it["task"], it["branch"]["id"], it["depth"]) for it in opened] == [
+        ("a", "a.fix1", 1), ("a", "a.fix1.fix1", 2), ("a", "a.fix1.fix1.fix1", 3)
+    ]  # fmt: skip
+    done = {it["task"]: it["result"]["data"]["told"] for it in events(stage, workflow, "task.completed")}
+    assert done["a.fix1.fix1.fix1"]["found"] == ["a", "a.fix1", "a.fix1.fix1"], "each is built on the one before"
+    for name, stones in (("a.fix1", ["a"]), ("a.fix1.fix1", ["a", "a.fix1"])):
+        assert done[name]["of"] == "a"
+        assert done[name]["printed"] == ["".join(f"{stone}\n" for stone in stones)]
+        assert all(f"\n+{stone}\n" in done[name]["diff"] for stone in stones), "it is shown what was done so far"
+    passed = [(it["passed"], it["receipts"][0]["exit_code"]) for it in events(stage, workflow, "task.verified")]
+    assert passed == [(False, 1), (False, 1), (False, 1), (True, 0)]
+
+
+def test_a_receipt_says_what_ran_the_tests(stage: System) -> None:
+    workflow = stage.submit(judged("runtime", "true"))
+    assert stage.finished(workflow) == "completed"
+    (verified,) = events(stage, workflow, "task.verified")
+    assert "sha256:" in verified["receipts"][0]["runtime"]
+
+
+def test_a_result_that_does_not_fit_goes_back_to_its_source_and_dependents_get_only_what_does(stage: System) -> None:
+    shape = {"type": "object", "required": ["stones"], "properties": {"stones": {"type": "integer", "minimum": 1}}}
+    tasks = [{"id": "a", "result_schema": shape, "retry": SOON}, {"id": "b", "dependencies": ["a"]}]
+    workflow = stage.submit({"id": "shaped", "tasks": tasks})
+    assert stage.finished(workflow) == "completed"
+    (failed,) = events(stage, workflow, "task.attempt_failed")
+    assert (failed["task"], failed["failure"]["type"]) == ("a", "invalid_result")
+    why = 'its data does not fit result_schema: /stones: expected integer, got "some"'
+    assert failed["failure"]["message"] == why
+    a, b = (it["result"]["data"] for it in events(stage, workflow, "task.completed"))
+    assert (a["stones"], a["told"]["previous"]) == (1, why), "the next attempt is told what was wrong"
+    assert b["told"]["needs"]["a"]["stones"] == 1
+
+
+def test_a_test_that_fails_by_chance_is_told_apart_by_running_it_again(stage: System) -> None:
+    """It fails until four seconds after the work was done, whoever did it."""
+    test = "sleep 0.5; test $(date +%s) -ge $(cat when.txt)"
+    workflow = stage.submit(judged("flaky", test, flaky_reruns=10, max_attempts=1))
+    assert stage.finished(workflow) == "completed"
+    verified = events(stage, workflow, "task.verified")
+    assert [it["passed"] for it in verified] == [False] * (len(verified) - 1) + [True]
+    assert len(verified) > 1
+    assert verified[-1]["receipts"][0]["flaky"]
+    assert len({it["receipts"][0]["commit"] for it in verified}) == 1
+    (task,) = stage.client.workflow(workflow)["tasks"]
+    assert [receipt["flaky"] for receipt in task["receipts"]] == [True], "the board shows it"
