@@ -5,6 +5,7 @@ counted, and `ready` does not depend on it.
 """
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from projections.project import Projection
 from projections.recovery import standing
 
 ANSWER_SECONDS = 2.0
+COUNTED_SECONDS = 5.0
 BEHIND_EVENTS = 10_000
 """A view or a relay further behind than this is catching up, not working."""
 
@@ -41,13 +43,28 @@ async def checks(ledger: Ledger, bus: Bus, board: Projection) -> dict[str, Check
     return {"postgres": postgres, "nats": nats, "board": _lag(head, board.position), "relay": _lag(head, relayed)}
 
 
-async def count_orphans(pool: Pool) -> int | None:
-    """How many open tasks wait on what will not come; None while nobody can tell."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS), pool.connection() as connection:
-            return (await standing(connection)).orphans
-    except (psycopg.OperationalError, psycopg.errors.UndefinedTable, TimeoutError):
-        return None
+class Orphans:
+    """Counts them, once in a while: probes come often, from anybody, and the count looks at every open task."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._turn = pool, asyncio.Lock()
+        self._count: int | None = None
+        self._counted = -COUNTED_SECONDS
+
+    async def count(self) -> int | None:
+        """How many open tasks wait on what will not come; None while nobody can tell."""
+        async with self._turn:
+            if time.monotonic() >= self._counted + COUNTED_SECONDS:
+                self._count = await self._ask()
+                self._counted = time.monotonic()
+            return self._count
+
+    async def _ask(self) -> int | None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._pool.connection() as connection:
+                return (await standing(connection)).orphans
+        except (psycopg.OperationalError, psycopg.errors.UndefinedTable, TimeoutError):
+            return None
 
 
 async def _postgres(ledger: Ledger) -> tuple[Check, int | None]:

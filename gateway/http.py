@@ -21,7 +21,7 @@ from domain.validate import parse
 from domain.validate import problems as problems_of
 from gateway import requests, stream
 from gateway.access import access
-from gateway.health import checks, count_orphans
+from gateway.health import Orphans, checks
 from gateway.metrics import Metrics
 from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
 from gateway.start import Starts
@@ -246,7 +246,8 @@ class _Events:
 
 class _System:
     def __init__(self, ledger: Ledger, bus: Bus, board: Projection, pool: Pool, version: str) -> None:
-        self._ledger, self._bus, self._board, self._pool, self._version = ledger, bus, board, pool, version
+        self._ledger, self._bus, self._board, self._version = ledger, bus, board, version
+        self._orphans = Orphans(pool)
 
     async def live(self, _: web.Request) -> web.Response:
         return _json({"live": True})
@@ -254,7 +255,7 @@ class _System:
     async def ready(self, request: web.Request) -> web.Response:
         """200 if work can be done, else 503; `?verbose` says what of it cannot. `orphans` is null if nobody can tell."""
         query = requests.parameters(request, "verbose")
-        found, orphans = await asyncio.gather(checks(self._ledger, self._bus, self._board), count_orphans(self._pool))
+        found, orphans = await asyncio.gather(checks(self._ledger, self._bus, self._board), self._orphans.count())
         ready = all(check.ok for check in found.values())
         verbose = {"checks": found} if requests.flag(query, "verbose") else {}
         return _json({"ready": ready, "orphans": orphans, **verbose}, 200 if ready else 503)

@@ -34,10 +34,15 @@ GRANT USAGE, CREATE ON SCHEMA {views} TO {views};
 DO $$
 DECLARE
     made regclass;
+    routine regprocedure;
 BEGIN
     -- Made by the connecting user, before there were roles.
     FOR made IN SELECT oid FROM pg_class WHERE relnamespace = '{views}'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
                 AND relowner <> '{views}'::regrole LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO {views}', made);
+    END LOOP;
+    FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = '{views}'::regnamespace
+                   AND proowner <> '{views}'::regrole LOOP
+        EXECUTE format('ALTER ROUTINE %s OWNER TO {views}', routine);
     END LOOP;
 END $$;
