@@ -427,6 +427,24 @@ async def test_dependencies_are_merged_into_the_base_the_same_way_every_time(our
         assert workspace.base == left
 
 
+async def test_what_was_done_since_is_told_against_all_bases_and_cut_with_a_word(
+    ours: Repository, tmp_path: Path
+) -> None:
+    base = await ours.import_folder(None, message="import", ref="refs/cairn/w/base")
+    one = await commit(ours, base, tmp_path, one="1\n", both="here\n")
+    two = await commit(ours, base, tmp_path, two="2\n", both="there\n")
+    assert await ours.done_since([one], one, 1_000) == ""
+    async with ours.workspace(bases=(one, two), folder=tmp_path / "worktrees", marked=True) as space:
+        (space.path / "three").write_text("3\n" * 1_000)
+        done = await space.commit("more", author=AUTHOR, trailers=TRAILERS)
+    assert done
+    told = await ours.done_since([one, two], done, 1_000)
+    assert "+++ b/three" in told and "b/one" not in told and "b/two" not in told, (
+        "what it started from was done by others"
+    )
+    assert told.endswith("... cut after 1000 bytes ...\n")
+
+
 async def test_a_merge_is_dated_by_what_it_merges_not_by_the_clock(
     ours: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,8 +33,8 @@ class Watched:
         self._crash_at = crash_at
 
     async def set_branch(self, repository: str, workflow: str, task: str, commit: str) -> str:
+        self.set.append(task)  # before the effect, for which the tests wait
         name = await Refs().set_branch(repository, workflow, task, commit)
-        self.set.append(task)
         if len(self.set) == self._crash_at:
             raise KeyboardInterrupt
         return name
