@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from cairn.calls import CairnError, Conflict, Invalid, NotFound, Submitted, Unauthorized, Unreachable
     from cairn.client import Client
     from cairn.sync import SyncClient
-    from cairn.task import Failed, Result, Task
+    from cairn.task import BudgetExceeded, Failed, Result, Task, Usage
 
 __all__ = [
     "Agent",
+    "BudgetExceeded",
     "CairnError",
     "Client",
     "Conflict",
@@ -27,13 +28,14 @@ __all__ = [
     "Task",
     "Unauthorized",
     "Unreachable",
+    "Usage",
 ]
 
 _HOMES = {
     "Agent": "agent",
     "Client": "client",
     "SyncClient": "sync",
-    **dict.fromkeys(("Task", "Result", "Failed"), "task"),
+    **dict.fromkeys(("Task", "Result", "Failed", "BudgetExceeded", "Usage"), "task"),
     **dict.fromkeys(
         ("CairnError", "Conflict", "Invalid", "NotFound", "Submitted", "Unauthorized", "Unreachable"), "calls"
     ),

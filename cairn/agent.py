@@ -70,6 +70,7 @@ class _Dispatch(msgspec.Struct):
 class _Run(NamedTuple):
     lease_seconds: float
     lease: dict[str, Any]
+    task: Task
     begun: str
     work: asyncio.Task[None]
 
@@ -159,7 +160,8 @@ class Agent:
         for key in list(self._runs):
             run = self._runs.pop(key)
             run.work.cancel()
-            outbox.report(key[0], {**_failure("agent_lost", f"{self.name} was stopped"), **run.lease}, keep=True)
+            outcome = _failure("agent_lost", f"{self.name} was stopped")
+            outbox.report(key[0], {**outcome, **_used(run.task), **run.lease}, keep=True)
 
     async def _pull(self, bus: Bus, outbox: Outbox, where: Connection, group: asyncio.TaskGroup) -> None:
         """Joins, pulls as many dispatches as there is room for, and joins again whenever its consumer is gone."""
@@ -213,15 +215,17 @@ class Agent:
         lease = {"task": task.task, "run": task.run, "token": task.token, "traceparent": task.traceparent}
         begun = outbox.report(task.workflow, {"kind": "started", **lease}, answers=message)
         if key not in self._runs:
-            work = group.create_task(self._hold(key, task, lease, outbox, where))
-            self._runs[key] = _Run(task.lease_seconds, lease, begun, work)
+            desk = _Desk(outbox, task.workflow, lease)
+            work = group.create_task(self._hold(key, task.at(desk), desk, where))
+            self._runs[key] = _Run(task.lease_seconds, lease, task, begun, work)
 
-    async def _hold(self, key: Key, task: Task, lease: dict[str, Any], outbox: Outbox, where: Connection) -> None:
+    async def _hold(self, key: Key, task: Task, desk: "_Desk", where: Connection) -> None:
         """One run from its dispatch to its outcome; one that is cancelled has lost its lease, or is handed back."""
         try:
             outcome = await self._outcome(task, where)
-            outbox.report(task.workflow, {**outcome, **lease}, keep=True)
+            desk.say(outcome.pop("kind"), **outcome, **_used(task))
         finally:
+            desk.ended = True
             self._runs.pop(key, None)
             self._room.set()
 
@@ -239,6 +243,8 @@ class Agent:
         except GitError as error:
             return _failure("agent_error", str(error))
         except BaseException as error:  # what an author's code raises is the outcome
+            if isinstance(error, BaseExceptionGroup) and (first := _first_failed(error)):
+                return _failure(first.type, str(first), first.detail)
             current = asyncio.current_task()
             if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 raise  # Ctrl-C: no event loop has taken it over, so it arrives in whatever runs just now
@@ -302,6 +308,33 @@ class Agent:
         if run := self._runs.pop(key, None):
             run.work.cancel()
             self._room.set()
+
+
+def _first_failed(group: BaseExceptionGroup[BaseException]) -> Failed | None:
+    """What a task group of the author's has gathered may hold a failure with a class of its own."""
+    for error in group.exceptions:
+        found = _first_failed(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, Failed):
+            return found
+    return None
+
+
+class _Desk:
+    """Of one run: what it says goes under its lease, through the outbox."""
+
+    def __init__(self, outbox: Outbox, workflow: str, lease: dict[str, Any]) -> None:
+        self._outbox, self._workflow, self._lease = outbox, workflow, lease
+        self.ended = False
+
+    def say(self, kind: str, **said: Any) -> None:
+        self._outbox.report(self._workflow, {"kind": kind, **said, **self._lease}, keep=True)
+
+    async def ask(self, kind: str, **said: Any) -> str:
+        return await self._outbox.ask(self._workflow, {"kind": kind, **said, **self._lease})
+
+
+def _used(task: Task) -> dict[str, Any]:
+    return {"usage": task.usage} if task.usage else {}
 
 
 def _failure(kind: str, message: str, detail: str = "") -> dict[str, Any]:

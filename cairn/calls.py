@@ -124,6 +124,11 @@ def answer(id: str, ask: str, approved: bool, shown: str, because: str) -> Call:
     return _command(path, {"approved": approved, "shown": shown, "because": because})
 
 
+def raise_budget(id: str, scope: str, because: str, amount: Mapping[str, float]) -> Call:
+    body = {"scope": scope, "amount": dict(amount), "because": because}
+    return _command(f"{API}/workflows/{quote(id, safe='')}/budget", body)
+
+
 def workflows(limit: int, status: str | None, at_least: int | None) -> Call:
     return Call("GET", _query(f"{API}/workflows", limit=limit, status=status, at_least=at_least))
 

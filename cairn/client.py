@@ -81,6 +81,11 @@ class Client:
         """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""
         return await self._ask(calls.answer(id, ask, approved, shown, because))
 
+    async def raise_budget(self, id: str, scope: str = "workflow", *, because: str = "", **amount: float) -> Json:
+        """Adds `tokens`, `usd`, `seconds` or `attempts` to a budget: of `workflow`, `role/<role>` or `task/<id>`. NotFound;
+        Conflict if it does not limit that."""
+        return await self._ask(calls.raise_budget(id, scope, because, amount))
+
     async def workflows(self, limit: int = 50, *, status: str | None = None, at_least: int | None = None) -> list[Json]:
         """At most `limit` (1,000) workflows, the newest first, as the board's rows of at least that position."""
         found: list[Json] = (await self._ask(calls.workflows(limit, status, at_least)))["workflows"]

@@ -59,6 +59,7 @@ class Outbox:
         self._waiting: list[_Report] = []
         self._owed: dict[str, _Report] = {}
         self._settled: list[str] = []
+        self._asked: dict[str, asyncio.Future[str]] = {}
         self._bell = asyncio.Event()
         self._look_at, self._generation = 0.0, bus.generation
         self._encoder = msgspec.json.Encoder()
@@ -77,6 +78,16 @@ class Outbox:
             encoded = self._encoder.encode({name: body[name] for name in body if name not in ("result", "receipts")})
         self._queue(_Report(body["id"], encoded, keep, answers))
         return str(body["id"])
+
+    async def ask(self, workflow: str, body: dict[str, Any]) -> str:
+        """Reports, kept as an outcome is, and waits for the verdict: why it was refused, or nothing."""
+        id = self.report(workflow, body, keep=True)
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._asked[id] = answer
+        try:
+            return await answer
+        finally:
+            del self._asked[id]
 
     async def emptied(self) -> None:
         """Waits until every report is stored and every outcome judged."""
@@ -230,6 +241,8 @@ class Outbox:
 
     async def _hear(self, message: Message) -> None:
         for verdict in msgspec.json.decode(message.data, type=list[Verdict]):
+            if (answer := self._asked.get(verdict.id)) and not answer.done():
+                answer.set_result("" if verdict.accepted else verdict.why or "no reason given")
             if self._owed.pop(verdict.id, None) is not None:
                 self._settled.append(verdict.id)
             elif not verdict.accepted:

@@ -74,6 +74,11 @@ class SyncClient:
         """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""
         return self._ask(calls.answer(id, ask, approved, shown, because))
 
+    def raise_budget(self, id: str, scope: str = "workflow", *, because: str = "", **amount: float) -> Json:
+        """Adds `tokens`, `usd`, `seconds` or `attempts` to a budget: of `workflow`, `role/<role>` or `task/<id>`. NotFound;
+        Conflict if it does not limit that."""
+        return self._ask(calls.raise_budget(id, scope, because, amount))
+
     def workflows(self, limit: int = 50, *, status: str | None = None, at_least: int | None = None) -> list[Json]:
         """At most `limit` (1,000) workflows, the newest first, as the board's rows of at least that position."""
         found: list[Json] = self._ask(calls.workflows(limit, status, at_least))["workflows"]

@@ -1,9 +1,15 @@
 """What an agent is given, and what it gives back."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
+from uuid import uuid4
 
 import msgspec
+
+NOTE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+NOTES, NOTE_BYTES = 32, 4_096
+"""Of a task's scratchpad: its keys, and the JSON of one value."""
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -81,7 +87,50 @@ class Debug(msgspec.Struct):
     commit: str | None = None
 
 
-class Task(msgspec.Struct):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a model has used up; None is unknown, and never taken for 0.
+
+    `input_total` counts all tokens read, those from a cache (`cache_read`) and into one (`cache_write`) among them.
+    """
+
+    model: str | None = None
+    turns: int | None = None
+    input_total: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    output: int | None = None
+    cost_usd: float | None = None
+
+    def __add__(self, more: "Usage") -> "Usage":
+        """A sum with an unknown part is unknown; that of two models has none."""
+        mine, theirs = msgspec.structs.astuple(self)[1:], msgspec.structs.astuple(more)[1:]
+        sums = [None if a is None or b is None else a + b for a, b in zip(mine, theirs, strict=True)]
+        numbers = dict(zip(Usage.__struct_fields__[1:], sums, strict=True))
+        return Usage(model=self.model if self.model == more.model else None, **numbers)
+
+
+class Budget(msgspec.Struct):
+    """Of each kind that is limited, how much; the others are None."""
+
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+    attempts: int | None = None
+
+
+class Desk(Protocol):
+    """How a task's words reach the system; the agent that works on it provides it."""
+
+    ended: bool
+
+    def say(self, kind: str, **said: Any) -> None: ...
+
+    async def ask(self, kind: str, **said: Any) -> str:
+        """Waits for the verdict: why it was refused, or nothing."""
+        ...
+
+
+class Task(msgspec.Struct, dict=True):
     """One run of a task, offered under a lease.
 
     `dependencies` holds the result of every task this one waited for. `path` is the folder of the run's own Git
@@ -89,6 +138,8 @@ class Task(msgspec.Struct):
     task that mends a `merge_conflict` finds both versions there, between git's conflict marks.
     `diff` is what was done so far of what `debug` is about, as a patch of 64 KiB at most, read from Git.
     `previous` is what ended the attempt before this one. `worker` did what a run of purpose `verify` is to judge.
+    `notes` is the task's scratchpad, as the attempts before have left it; `note` writes into it.
+    `budget` is what is reserved for this run, None where nothing is limited; `call` asks before it spends.
     `position` is the place of the dispatch in the ledger, `traceparent` the trace it belongs to (W3C Trace Context).
     """
 
@@ -112,6 +163,8 @@ class Task(msgspec.Struct):
     debug: Debug | None = None
     previous: Failure | None = None
     worker: str = ""
+    notes: dict[str, Any] = {}
+    budget: Budget | None = None
     position: int = 0
     traceparent: str | None = None
     path: Path | None = None
@@ -120,6 +173,135 @@ class Task(msgspec.Struct):
     def to_json(self) -> bytes:
         """The form that `--exec` agents read on standard input and in CAIRN_TASK."""
         return msgspec.json.encode(self, enc_hook=str)
+
+    def at(self, desk: Desk) -> Self:
+        self.__dict__["desk"] = desk
+        return self
+
+    @property
+    def usage(self) -> Usage | None:
+        """What `used` was told in all; None as long as it was not."""
+        return self.__dict__.get("usage")
+
+    def used(
+        self,
+        *,
+        input: int | None = None,
+        output: int | None = None,
+        cache_read: int | None = None,
+        cache_write: int | None = None,
+        turns: int | None = None,
+        cost_usd: float | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Adds to what the attempt has used, for example after each call of a model; it goes with the outcome.
+
+        `input` counts all tokens read, cached ones too. What one call leaves out is unknown for the attempt. After the
+        end of the attempt it corrects what was recorded. ValueError for numbers that cannot be.
+        """
+        self.spend(
+            _usage(
+                input=input, output=output, cache_read=cache_read, cache_write=cache_write, turns=turns,
+                cost_usd=cost_usd, model=model,
+            )
+        )  # fmt: skip
+
+    def spend(self, more: Usage) -> None:
+        """As `used`."""
+        _check(more)
+        self.__dict__["usage"] = self.usage + more if self.usage else more
+        if (desk := self._desk) and desk.ended:
+            desk.say("used", usage=self.usage, why="told after the end")
+
+    def call(self, *, tokens: int | None = None, usd: float | None = None) -> "Call":
+        """Around one call of a model: reserves what it may use at most, and settles what it has used.
+
+            async with task.call(tokens=4_000) as call:
+                answer = await model(...)
+                call.used(input=answer.input_tokens, output=answer.output_tokens, model=answer.model)
+
+        Without a number it reserves all that the run still holds. Raises BudgetExceeded, before anything is spent,
+        where it does not fit. Without a budget nothing is asked.
+        """
+        return Call(self, tokens, usd)
+
+    async def note(self, key: str, value: Any) -> None:
+        """Writes any JSON of at most 4 KiB into the task's scratchpad, under one of at most 32 keys; the attempts after
+        this one find it in `notes`. Returns once it is recorded.
+
+        ValueError if it does not fit; Failed if the lease is lost.
+        """
+        note = self._noted(key, value)
+        if (desk := self._desk) and (why := await desk.ask("noted", note=note)):
+            raise Failed(f"the note {key} was refused: {why}")
+
+    def jot(self, key: str, value: Any) -> None:
+        """As `note`, without waiting: it is kept on disk until it is recorded or refused."""
+        note = self._noted(key, value)
+        if desk := self._desk:
+            desk.say("noted", note=note)
+
+    @property
+    def _desk(self) -> Desk | None:
+        return self.__dict__.get("desk")
+
+    def _noted(self, key: str, value: Any) -> dict[str, Any]:
+        if not NOTE_KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no key of a note: it takes 1 to 63 letters, digits, '.', '_' and '-'")
+        try:
+            encoded = msgspec.json.encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"note {key} is no JSON: {error}") from error
+        if len(encoded) > NOTE_BYTES:
+            raise ValueError(f"note {key} has {len(encoded)} bytes, the limit is {NOTE_BYTES}: put it into a file")
+        if key not in self.notes and len(self.notes) >= NOTES:
+            raise ValueError(f"there are {NOTES} notes, which is the limit: write over one of them")
+        self.notes = {**self.notes, key: msgspec.json.decode(encoded)}
+        return {"key": key, "value": msgspec.Raw(encoded)}
+
+
+def _usage(*, input: int | None = None, **numbers: Any) -> Usage:
+    return Usage(input_total=input, **numbers)
+
+
+def _check(usage: Usage) -> None:
+    for name in Usage.__struct_fields__[1:]:
+        value = getattr(usage, name)
+        if value is not None and not 0 <= value <= 2**53:
+            raise ValueError(f"{name} {value!r}: it takes 0 or more, or None for unknown")
+    if usage.input_total is not None and (usage.cache_read or 0) + (usage.cache_write or 0) > usage.input_total:
+        raise ValueError(f"input {usage.input_total}: it counts cached tokens too, which are more")
+
+
+class Call:
+    """See `Task.call`."""
+
+    def __init__(self, task: Task, tokens: int | None, usd: float | None) -> None:
+        self._task, self._limits = task, {"tokens": tokens, "usd": usd}
+        self._id = uuid4().hex
+        self._usage: Usage | None = None
+
+    def used(self, **numbers: Any) -> None:
+        """As `Task.used`, of this call; it counts for the task too."""
+        more = _usage(**numbers)
+        self._task.spend(more)
+        self._usage = self._usage + more if self._usage else more
+
+    async def __aenter__(self) -> Self:
+        if desk := self._limited:
+            limits = {name: limit for name, limit in self._limits.items() if limit is not None}
+            if why := await desk.ask("reserve", call={"id": self._id, **limits}):
+                raise BudgetExceeded(why)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """What an aborted call has used is unknown, and stays counted as it was reserved."""
+        if desk := self._limited:
+            desk.say("settle", call={"id": self._id}, usage=self._usage or Usage())
+
+    @property
+    def _limited(self) -> Desk | None:
+        return self._task.__dict__.get("desk") if self._task.budget else None
 
 
 class Failed(Exception):
@@ -131,3 +313,11 @@ class Failed(Exception):
     def __init__(self, message: str, *, type: str = "agent_error", detail: str = "") -> None:
         super().__init__(message)
         self.type, self.detail = type, detail
+
+
+class BudgetExceeded(Failed):
+    """What a call would take does not fit what is left. It ends the attempt, and a person is asked, unless it is caught:
+    a smaller call may fit."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="budget")

@@ -1,9 +1,12 @@
 """What may be asked of a workflow. Clocks and choices arrive in the command; `now` is seconds since the epoch, UTC."""
 
+from typing import Any
+
 import msgspec
 
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Plan
+from domain.plan import Budget, Plan
+from domain.usage import Prices, Spent
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +19,7 @@ class StartWorkflow(Command, frozen=True, kw_only=True):
     repository: str | None = None
     base: str | None = None
     lease_seconds: float = 30.0
+    prices: Prices | None = None
 
 
 class Report(Command, frozen=True, kw_only=True):
@@ -31,15 +35,46 @@ class ReportStarted(Report, frozen=True, kw_only=True):
     pass
 
 
-class ReportCompleted(Report, frozen=True, kw_only=True):
+class ReportNoted(Report, frozen=True, kw_only=True):
+    key: str
+    value: Any
+
+
+class ReportReserve(Report, frozen=True, kw_only=True):
+    """May a call use so much? One that does not say how much takes all that its run still holds."""
+
+    call: str
+    tokens: int | None = None
+    usd: float | None = None
+
+
+class ReportSettle(Report, frozen=True, kw_only=True):
+    call: str
+    spent: Spent
+
+
+class ReportUsage(Report, frozen=True, kw_only=True):
+    """What a run has used as far as is known now, also of one that has ended."""
+
+    spent: Spent
+    why: str = ""
+
+
+class Outcome(Report, frozen=True, kw_only=True):
+    """What ends a run. `spent` is None if the agent does not say it."""
+
+    spent: Spent | None = None
+
+
+class ReportCompleted(Outcome, frozen=True, kw_only=True):
     result: Result
 
 
-class ReportFailed(Report, frozen=True, kw_only=True):
+class ReportFailed(Outcome, frozen=True, kw_only=True):
     failure: Failure
 
 
-class ReportVerified(Report, frozen=True, kw_only=True):
+class ReportVerified(Outcome, frozen=True, kw_only=True):
     receipts: tuple[Receipt, ...]
 
 
@@ -81,6 +116,15 @@ class Answer(Command, frozen=True, kw_only=True):
     because: str = ""
 
 
+class RaiseBudget(Command, frozen=True, kw_only=True):
+    """Adds to the limit of a scope that has one: `workflow`, `role/<role>` or `task/<id>`."""
+
+    scope: str
+    amount: Budget
+    by: str
+    because: str = ""
+
+
 class Cancel(Command, frozen=True, kw_only=True):
     by: str
     reason: str = ""
@@ -100,11 +144,16 @@ WorkflowCommand = (
     | ReportCompleted
     | ReportFailed
     | ReportVerified
+    | ReportNoted
+    | ReportReserve
+    | ReportSettle
+    | ReportUsage
     | Redispatch
     | ExpireLease
     | ExpireRun
     | Retry
     | Answer
+    | RaiseBudget
     | Cancel
     | Restore
 )

@@ -1,4 +1,5 @@
 """What follows from what: dispatch, verify, accept, complete, fail. One object gathers the events of one decision.
+It is long because each of these can lead to every other.
 
 The state it reads is the one before the decision; what the decision itself settled (a result, a number of tasks
 closed, a lease token given out) is kept here until the events are folded.
@@ -11,6 +12,7 @@ from typing import Any, assert_never
 import msgspec
 
 from domain import branches, policy
+from domain.budget import Books, book
 from domain.events import (
     AskKind,
     AskOpened,
@@ -32,10 +34,9 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
-from domain.state import CLOSED, Run, TaskState, Workflow, bases, is_lost, waiting
+from domain.state import CLOSED, OFFER_SECONDS, Run, TaskState, Workflow, bases, is_lost, waiting
+from domain.usage import Spent, Usage, usage
 
-OFFER_SECONDS = 600.0
-"""A dispatch that nobody started is offered again after this: its message may have been lost with the bus."""
 VERIFIER_ROLE = "tester"
 CHECKOUT_SECONDS = 60.0
 """What a tester may take besides its tests: each of them has a limit of its own, and one that reaches it is evidence."""
@@ -53,6 +54,16 @@ class Consequences:
         self._failed = state.failed
         self._results: dict[str, tuple[Result, tuple[str, ...]]] = {}
         self._closed: set[str] = set()
+        self._books, self._booked = state.books and state.books.copy(), 0
+
+    @property
+    def books(self) -> Books | None:
+        """As they stand after the events so far; None where nothing has a budget."""
+        if self._books is not None:
+            for event in self.events[self._booked :]:
+                book(self._books, event)
+            self._booked = len(self.events)
+        return self._books
 
     def ready(self, tasks: Iterable[TaskState]) -> None:
         """All that can begin at once, the most urgent first."""
@@ -69,16 +80,24 @@ class Consequences:
     def _offer(
         self, task: TaskState, run: str, attempt: int, start: tuple[str, ...], debug: Debug | None = None
     ) -> None:
-        spec = task.spec
+        spec, seconds, budget = task.spec, seconds_allowed(task.spec, "work"), None
+        if books := self.books:
+            held = books.holds.get(spec.id)
+            again = held is not None and held.run == run
+            if not again and books.short(spec.id):
+                self.ask_budget(task, "nothing is left of the budget")
+                return
+            budget = books.granted(spec.id, held.granted if held and again else books.share(spec.id, seconds))
+            seconds = min(seconds, (budget and budget.seconds) or seconds)
         self._tokens += 1
         self.events.append(
             TaskDispatched(
                 workflow=self.state.id, task=spec.id, run=run, attempt=attempt, role=spec.agent_role,
                 token=self._tokens, due=self.now + OFFER_SECONDS, lease_seconds=self.state.lease_seconds,
-                timeout_seconds=seconds_allowed(spec, "work"), title=spec.title, description=spec.description,
+                timeout_seconds=seconds, budget=budget, title=spec.title, description=spec.description,
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
                 dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
-                previous=task.failure if attempt > 1 else None,
+                previous=task.failure if attempt > 1 else None, notes=self._notes(task),
             )
         )  # fmt: skip
 
@@ -107,17 +126,23 @@ class Consequences:
             self._offer(task, run.id, task.attempt, self._bases(task))
 
     def accept(
-        self, task: TaskState, result: Result, work: str, agent: str, receipts: tuple[Receipt, ...] = ()
+        self,
+        task: TaskState,
+        result: Result,
+        work: str,
+        agent: str,
+        receipts: tuple[Receipt, ...] = (),
+        used: Usage | None = None,
     ) -> None:
-        """The evidence is there; a person may have to agree before it counts."""
+        """The evidence is there; a person may have to agree before it counts. `used` is that of a run that ends so."""
         if "before_completion" in task.spec.approval:
             self._ask(task, "before_completion", {"result": result, "receipts": receipts})
         else:
-            self.complete(task, result, work, agent)
+            self.complete(task, result, work, agent, used)
 
-    def complete(self, task: TaskState, result: Result, work: str, agent: str) -> None:
+    def complete(self, task: TaskState, result: Result, work: str, agent: str, used: Usage | None = None) -> None:
         spec = task.spec
-        self.events.append(TaskCompleted(task=spec.id, run=work, agent=agent, result=result))
+        self.events.append(TaskCompleted(task=spec.id, run=work, agent=agent, result=result, usage=used))
         self._close(task)
         self._results[spec.id] = (result, (result.commit,) if result.commit else self._bases(task))
         if task.depth:
@@ -138,10 +163,18 @@ class Consequences:
             self.accept(parent, mended, branch, agent)
 
     def attempt_failed(
-        self, task: TaskState, run: Run, failure: Failure, agent: str | None, receipts: tuple[Receipt, ...] = ()
+        self,
+        task: TaskState,
+        run: Run,
+        failure: Failure,
+        agent: str | None,
+        receipts: tuple[Receipt, ...] = (),
+        spent: Spent | None = None,
     ) -> None:
+        """With `receipts` the run has ended before, and what failed is the work that it has tested."""
+        used = None if receipts else self.used(run, spent)
         self.events.append(
-            AttemptFailed(task=task.spec.id, run=run.id, attempt=task.attempt, failure=failure, agent=agent)
+            AttemptFailed(task=task.spec.id, run=run.id, attempt=task.attempt, failure=failure, agent=agent, usage=used)
         )
         lost = is_lost(failure, None if receipts else run)
         after = msgspec.structs.replace(
@@ -182,7 +215,16 @@ class Consequences:
 
     def exhausted(self, task: TaskState, failure: Failure) -> None:
         """Nothing that the plan allows is left."""
-        self.fail(task, failure)
+        if failure.type == "budget" and self.books:
+            self.ask_budget(task, failure.message)
+        else:
+            self.fail(task, failure)
+
+    def ask_budget(self, task: TaskState, why: str) -> None:
+        """A person adds to the budget, by exactly what is shown, or the task fails."""
+        assert self.books is not None
+        name = task.spec.id
+        self._ask(task, "budget", {"why": why, "budget": self.books.of(name), "raise": self.books.proposal(name)})
 
     def _branch(self, task: TaskState, role: str, under: TaskState, failure: Failure) -> None:
         spec, depth = branches.branch(task, role, under, failure), under.depth + 1
@@ -272,6 +314,16 @@ class Consequences:
     def _tip(self, task: TaskState) -> str | None:
         result = self._results[task.spec.id][0] if task.spec.id in self._results else task.result
         return result.commit if result else None
+
+    def _notes(self, task: TaskState) -> dict[str, Any]:
+        """A branch reads its parent's notes too; what it writes is its own."""
+        parent = self.state.tasks[task.spec.parent_id] if task.depth and task.spec.parent_id else None
+        return {**self._notes(parent), **task.notes} if parent else task.notes
+
+    def used(self, run: Run, spent: Spent | None = None) -> Usage:
+        """What a run has used that ends now, or that goes on: what its agent says now, or has said before."""
+        known = spent or (run.usage and run.usage.told)
+        return usage(known, self.now - run.began, self.state.prices)
 
 
 def seconds_allowed(spec: Task, purpose: Purpose) -> float:

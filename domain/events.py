@@ -1,4 +1,6 @@
-"""What has happened. A tag is a promise: it never changes its meaning; new meaning, new tag; new fields have defaults.
+"""What has happened, a long list: every event there is.
+
+A tag is a promise: it never changes its meaning; new meaning, new tag; new fields have defaults.
 
 Times are seconds since the epoch, UTC; they were decided with the event and are never read from a clock again.
 A *run* is one lease of a task: `indicators/1` is the first attempt's work, `indicators/1/verify` the run of its tests.
@@ -9,10 +11,11 @@ from typing import Any, Literal
 import msgspec
 
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Plan, Task, Test
+from domain.plan import Budget, Plan, Task, Test
+from domain.usage import Prices, Usage
 
 Purpose = Literal["work", "verify"]
-AskKind = Literal["before_dispatch", "before_completion"]
+AskKind = Literal["before_dispatch", "before_completion", "budget"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
@@ -43,12 +46,14 @@ class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
     repository: str | None = None
     base: str | None = None
     lease_seconds: float = 30.0
+    prices: Prices | None = None
 
 
 class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     """A run is offered to the agents of `role`, with all they need. It is offered again after `due` if nobody starts it.
 
     `previous` is what ended the attempt before. What is to be verified was done by `worker`, who does not judge it.
+    `notes` are what the attempts before have noted, a branch's parent's among them; `budget` is what is reserved for it.
     """
 
     workflow: str
@@ -72,6 +77,8 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     debug: Debug | None = None
     previous: Failure | None = None
     worker: str = ""
+    notes: dict[str, Any] = {}
+    budget: Budget | None = None
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -91,6 +98,7 @@ class TaskReported(Event, frozen=True, tag="task.reported"):
     run: str
     agent: str
     result: Result
+    usage: Usage | None = None
 
 
 class TaskVerified(Event, frozen=True, tag="task.verified"):
@@ -101,13 +109,17 @@ class TaskVerified(Event, frozen=True, tag="task.verified"):
     agent: str
     passed: bool
     receipts: tuple[Receipt, ...]
+    usage: Usage | None = None
 
 
 class TaskCompleted(Event, frozen=True, tag="task.completed"):
+    """The work counts. `usage` is None where the run has ended before, with `task.reported`, or was a branch's."""
+
     task: str
     run: str
     agent: str
     result: Result
+    usage: Usage | None = None
 
 
 class AttemptFailed(Event, frozen=True, tag="task.attempt_failed"):
@@ -118,6 +130,7 @@ class AttemptFailed(Event, frozen=True, tag="task.attempt_failed"):
     attempt: int
     failure: Failure
     agent: str | None = None
+    usage: Usage | None = None
 
 
 class RetryScheduled(Event, frozen=True, tag="task.retry_scheduled"):
@@ -160,7 +173,58 @@ class TaskSkipped(Event, frozen=True, tag="task.skipped"):
 
 
 class TaskCancelled(Event, frozen=True, tag="task.cancelled"):
+    """`usage` is that of the run that was out, if there was one."""
+
     task: str
+    usage: Usage | None = None
+
+
+class TaskNoted(Event, frozen=True, tag="task.noted"):
+    """An entry of the task's scratchpad: the attempts after this one are shown it."""
+
+    task: str
+    run: str
+    key: str
+    value: Any
+
+
+class UsageCorrected(Event, frozen=True, tag="usage.corrected"):
+    """Numbers that came before a run's end or after it; `was` is None where none were known."""
+
+    task: str
+    run: str
+    was: Usage | None
+    now: Usage
+    why: str = ""
+
+
+class CallReserved(Event, frozen=True, tag="call.reserved"):
+    """A call of a model was let through: so much is reserved for it until it is settled."""
+
+    task: str
+    run: str
+    call: str
+    tokens: int = 0
+    usd: float = 0.0
+
+
+class CallSettled(Event, frozen=True, tag="call.settled"):
+    """What the call has used; None is unknown, and counted as it was reserved."""
+
+    task: str
+    run: str
+    call: str
+    tokens: int | None = None
+    usd: float | None = None
+
+
+class BudgetRaised(Event, frozen=True, tag="budget.raised"):
+    """`amount` was added to the limit of `scope`: `workflow`, `role/<role>` or `task/<id>`."""
+
+    scope: str
+    amount: Budget
+    by: str
+    because: str = ""
 
 
 class AskOpened(Event, frozen=True, tag="ask.opened"):
@@ -241,6 +305,11 @@ WorkflowEvent = (
     | TaskFailed
     | TaskSkipped
     | TaskCancelled
+    | TaskNoted
+    | UsageCorrected
+    | CallReserved
+    | CallSettled
+    | BudgetRaised
     | AskOpened
     | AskAnswered
     | ReportRefused

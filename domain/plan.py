@@ -99,6 +99,19 @@ class FailureSign(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     exit_codes: Annotated[tuple[int, ...], Meta(description="It ends with one of these.")] = ()
 
 
+class Budget(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """How much may be used; what is left out is not limited. Reserved before it is spent, so a limit is hard."""
+
+    tokens: Annotated[
+        Annotated[int, Meta(gt=0, le=2**53)] | None, Meta(description="Of models, read and written together.")
+    ] = None
+    usd: Annotated[Annotated[float, Meta(gt=0, le=1e9)] | None, Meta(description="Money, in US dollars.")] = None
+    seconds: Annotated[Timeout | None, Meta(description="Working time of the attempts, added up.")] = None
+    attempts: Annotated[
+        Annotated[int, Meta(gt=0, le=1_000_000)] | None, Meta(description="Attempts, also of agents that were lost.")
+    ] = None
+
+
 class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One piece of work for one agent. The last four fields are what a branch (a fix of a failed task) carries."""
 
@@ -157,6 +170,7 @@ class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
         tuple[Literal["before_dispatch", "before_completion"], ...],
         Meta(description="When a person must approve.", extra_json_schema=_UNIQUE),
     ] = ()
+    budget: Annotated[Budget, Meta(description="What it may use in all, its branches included.")] = Budget()
     priority: Annotated[int, Meta(ge=-1000, le=1000, description="Of tasks that are ready, higher goes first.")] = 0
     inputs: Annotated[dict[str, Any], Meta(description="Values handed to the agent as they are.")] = {}
     files: Annotated[tuple[RelativePath, ...], Meta(description="Files of the workspace the task is about.")] = ()
@@ -185,6 +199,10 @@ class Plan(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
         tuple[FailureSign, ...],
         Meta(description="By what failed acceptance tests are told apart; read before the built-in signs."),
     ] = ()
+    budget: Annotated[Budget, Meta(description="What all tasks may use together.")] = Budget()
+    role_budgets: Annotated[
+        dict[str, Budget], Meta(description="By role: what the tasks of its agents may use together.")
+    ] = {}
     workspace: Annotated[
         RelativePath | None,
         Meta(description='Folder, relative to the plan file and without "..", that becomes the first commit.'),

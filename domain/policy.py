@@ -83,9 +83,13 @@ def after_refusal(task: TaskState, line: Sequence[TaskState]) -> Choice:
     return Fail()
 
 
+_BY_ITSELF: dict[FailureType, Route] = {"refused": Route("fail"), "budget": Route("ask")}
+
+
 def route_of(spec: Task, failure: FailureType) -> Route:
-    """What the plan says of a failure of this type: by itself, a person's refusal ends it, all else is tried again."""
-    route = spec.failure_routing.get(failure) or Route("fail" if failure == "refused" else "retry")
+    """What the plan says of a failure of this type: by itself, a person's refusal ends it, another attempt beyond the
+    budget is for a person to allow, all else is tried again."""
+    route = spec.failure_routing.get(failure) or _BY_ITSELF.get(failure) or Route("retry")
     return Route("branch", route) if isinstance(route, str) else route
 
 

@@ -5,14 +5,18 @@ ten thousand. Whoever needs an older state folds it again; `decide` never change
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from domain.budget import Books, book, opened
 from domain.events import (
     AskAnswered,
     AskOpened,
     AttemptFailed,
+    BudgetRaised,
+    CallReserved,
+    CallSettled,
     Purpose,
     ReportRefused,
     RetryScheduled,
@@ -21,11 +25,13 @@ from domain.events import (
     TaskCompleted,
     TaskDispatched,
     TaskFailed,
+    TaskNoted,
     TaskReported,
     TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
+    UsageCorrected,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowEvent,
@@ -35,6 +41,7 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import FailureSign, Task
+from domain.usage import Prices, Usage
 
 TaskStatus = Literal[
     "pending", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
@@ -44,6 +51,8 @@ WorkflowStatus = Literal["unknown", "running", "completed", "failed", "cancelled
 
 CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "skipped"})
 
+OFFER_SECONDS = 600.0
+"""A dispatch that nobody started is offered again after this: its message may have been lost with the bus."""
 NOT_ITS_FAULT = frozenset({"agent_lost", "sandbox"})
 """Failures of what surrounds a task: they are no attempts of it."""
 TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
@@ -58,7 +67,7 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "verifying": frozenset(
         {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
     ),
-    "retrying": frozenset({"dispatched", "cancelled"}),
+    "retrying": frozenset({"dispatched", "waiting", "cancelled"}),
     "branched": frozenset({"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled"}),
     "waiting": frozenset({"dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
     "completed": frozenset(),
@@ -79,12 +88,18 @@ changes either table raises `projections.board.Board.version`."""
 
 
 class Run(msgspec.Struct):
-    """The lease that is out: who may report, and with which token."""
+    """A lease: who may report, and with which token. `began` is when it was started, or offered while nobody has
+    (seconds since the epoch), `allowed` how long it may take; `usage` what is known of it, whole once it has ended;
+    `short` why its last call was refused that did not fit the budget."""
 
     id: str
     purpose: Purpose
     token: int
+    began: float = 0.0
+    allowed: float = 0.0
     agent: str | None = None
+    usage: Usage | None = None
+    short: str = ""
 
 
 class TaskState(msgspec.Struct):
@@ -99,6 +114,8 @@ class TaskState(msgspec.Struct):
     red: tuple[tuple[int, ...], ...] = ()  # the tests that failed, of each run on this work that did not pass
     branches: int = 0
     run: Run | None = None
+    ended: list[Run] = []
+    notes: dict[str, Any] = {}
     work: str = ""  # the run, or the branch, whose work is being judged
     agent: str = ""
     result: Result | None = None
@@ -106,6 +123,11 @@ class TaskState(msgspec.Struct):
     failure: Failure | None = None
     receipts: tuple[Receipt, ...] = ()
     ask: str | None = None
+
+    @property
+    def runs(self) -> list[Run]:
+        """All there were, the one that is out among them."""
+        return [*self.ended, *([self.run] if self.run else [])]
 
 
 class Ask(msgspec.Struct):
@@ -122,12 +144,14 @@ class Workflow(msgspec.Struct):
     base: str | None = None
     lease_seconds: float = 30.0
     signs: tuple[FailureSign, ...] = ()
+    prices: Prices | None = None
     tasks: dict[str, TaskState] = msgspec.field(default_factory=dict)
     dependents: dict[str, list[str]] = msgspec.field(default_factory=dict)
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
     open: int = 0
     failed: int = 0  # tasks of the plan that failed; a branch that failed is its parent's matter
     tokens: int = 0
+    books: Books | None = None
 
 
 def replay(events: Iterable[WorkflowEvent], state: Workflow | None = None) -> Workflow:
@@ -139,44 +163,50 @@ def replay(events: Iterable[WorkflowEvent], state: Workflow | None = None) -> Wo
 
 
 def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
+    if state.books is not None:
+        book(state.books, event)
     match event:
         case TaskDispatched(task=name, run=run, purpose=purpose, token=token, attempt=attempt):
             task = state.tasks[name]
             task.checks += purpose == "verify" and task.run is None  # the same run offered again is no new one
-            task.run, task.receipts = Run(run, purpose, token), ()
+            task.run, task.receipts = Run(run, purpose, token, event.due - OFFER_SECONDS, event.timeout_seconds), ()
             if purpose == "work":
                 task.status, task.work = "dispatched", ""
             else:
                 task.status = "verifying"
             task.attempt = attempt
             state.tokens = token
-        case TaskStarted(task=name, agent=agent):
+        case TaskStarted(task=name, agent=agent, lease_until=lease_until):
             task = state.tasks[name]
             if task.run:
-                task.run.agent = agent
+                task.run.agent, task.run.began = agent, lease_until - state.lease_seconds
                 task.status = "running" if task.run.purpose == "work" else "verifying"
-        case TaskReported(task=name, run=run, agent=agent, result=result):
+        case TaskReported(task=name, run=run, agent=agent, result=result, usage=usage):
             task = state.tasks[name]
-            task.result, task.work, task.agent, task.run, task.red = result, run, agent, None, ()
-        case TaskVerified(task=name, passed=passed, receipts=receipts):
+            _end(task, usage)
+            task.result, task.work, task.agent, task.red = result, run, agent, ()
+        case TaskVerified(task=name, passed=passed, receipts=receipts, usage=usage):
             task = state.tasks[name]
-            task.receipts, task.run = receipts, None
+            _end(task, usage)
+            task.receipts = receipts
             if not passed:
                 task.red += (tuple(n for n, receipt in enumerate(receipts) if not receipt.passed),)
-        case TaskCompleted(task=name, run=run, agent=agent, result=result):
+        case TaskCompleted(task=name, run=run, agent=agent, result=result, usage=usage):
             task = state.tasks[name]
+            _end(task, usage)
             task.tips = (result.commit,) if result.commit else bases(state, task)
             task.result, task.work, task.agent = result, run, agent
             _close(state, task, "completed")
             for dependent in state.dependents.get(name, ()):
                 state.tasks[dependent].missing -= 1
-        case AttemptFailed(task=name, failure=failure):
+        case AttemptFailed(task=name, failure=failure, usage=usage):
             task = state.tasks[name]
             if is_lost(failure, task.run):
                 task.lost += 1
             else:
                 task.failures += 1
-            task.failure, task.run = failure, None
+            task.failure = failure
+            _end(task, usage)
         case RetryScheduled(task=name):
             state.tasks[name].status = "retrying"
         case TaskRerouted(task=name, role=role):
@@ -194,8 +224,15 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             _close(state, task, "failed")
         case TaskSkipped(task=name):
             _close(state, state.tasks[name], "skipped")
-        case TaskCancelled(task=name):
+        case TaskCancelled(task=name, usage=usage):
+            _end(state.tasks[name], usage)
             _close(state, state.tasks[name], "cancelled")
+        case TaskNoted(task=name, key=key, value=value):
+            state.tasks[name].notes[key] = value
+        case UsageCorrected(task=name, run=run, now=now):
+            for one in state.tasks[name].runs:
+                if one.id == run:
+                    one.usage = now
         case AskOpened(ask=ask, task=name, kind=kind, shown=shown):
             state.asks[ask] = Ask(name, kind, shown)
             task = state.tasks[name]
@@ -206,10 +243,12 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task.ask = None
             if not approved:
                 task.failure = refusal(by, because)
-        case WorkflowStarted(workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease):
+        case WorkflowStarted(
+            workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease, prices=prices
+        ):
             state.id, state.status = name, "running"
-            state.repository, state.base, state.lease_seconds = repository, base, lease
-            state.open, state.signs = len(plan.tasks), plan.failure_signs
+            state.repository, state.base, state.lease_seconds, state.prices = repository, base, lease, prices
+            state.open, state.signs, state.books = len(plan.tasks), plan.failure_signs, opened(plan)
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
@@ -223,7 +262,10 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             state.status = "failed"
         case WorkflowCancelled():
             state.status = "cancelled"
-        case ReportRefused():
+        case ReportRefused(task=name, token=token, kind="reserve", why=why):
+            if (held := state.tasks[name].run) and held.token == token:
+                held.short = why
+        case ReportRefused() | CallReserved() | CallSettled() | BudgetRaised():
             pass
     return state
 
@@ -257,6 +299,13 @@ def bases(state: Workflow, task: TaskState) -> tuple[str, ...]:
         return bases(state, parent)
     found = dict.fromkeys(tip for need in task.spec.dependencies for tip in state.tasks[need].tips)
     return tuple(found) or ((state.base,) if state.base else ())
+
+
+def _end(task: TaskState, usage: Usage | None) -> None:
+    if task.run:
+        task.run.usage = usage
+        task.ended.append(task.run)
+        task.run = None
 
 
 def _close(state: Workflow, task: TaskState, status: TaskStatus) -> None:

@@ -190,7 +190,12 @@ def _meaning(plan: Any) -> Iterator[Finding]:
     names = _Names(
         ids=[(task["id"], (*path, "id")) for path, task in tasks if isinstance(task.get("id"), str)],
         roles=dict.fromkeys([*ROLES, *(role for _, role in _entries(top.get("roles"), list) if isinstance(role, str))]),
-        links={field: [*_links(tasks, field, kind)] for field, kind in LINKS.items()},
+        links={field: [*_links(tasks, field, kind)] for field, kind in LINKS.items()}
+        | {
+            "role_budgets": [
+                _Link(("role_budgets", key), None, key) for key, _ in _entries(top.get("role_budgets"), dict)
+            ]
+        },
     )
     rules = chain.from_iterable(rule(names) for rule in RULES)
     of_tasks = chain.from_iterable(rule(tasks) for rule in TASK_RULES)
@@ -244,7 +249,7 @@ def _order_exists(names: _Names) -> Iterator[Finding]:
 
 
 def _roles_are_known(names: _Names) -> Iterator[Finding]:
-    for path, _, role in names.links["agent_role"] + names.links["failure_routing"]:
+    for path, _, role in names.links["agent_role"] + names.links["failure_routing"] + names.links["role_budgets"]:
         if role not in names.roles:
             yield unknown(path, "role", role, names.roles, 'list it in "roles" of the plan if it is meant')
 

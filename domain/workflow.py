@@ -10,16 +10,22 @@ from typing import assert_never
 
 import msgspec
 
+from domain import notes, spending
 from domain.commands import (
     Answer,
     Cancel,
     ExpireLease,
     ExpireRun,
+    RaiseBudget,
     Redispatch,
     Report,
     ReportCompleted,
     ReportFailed,
+    ReportNoted,
+    ReportReserve,
+    ReportSettle,
     ReportStarted,
+    ReportUsage,
     ReportVerified,
     Restore,
     Retry,
@@ -32,6 +38,7 @@ from domain.events import (
     AskAnswered,
     ReportRefused,
     TaskCancelled,
+    TaskNoted,
     TaskReported,
     TaskStarted,
     TaskVerified,
@@ -63,7 +70,10 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
     if state.status == "unknown":
         raise NotFound("there is no such workflow")
     match command:
-        case ReportStarted() | ReportCompleted() | ReportFailed() | ReportVerified():
+        case ReportUsage():
+            corrected = spending.corrected(state, command)
+            return [_refusal(state, command, corrected)] if isinstance(corrected, str) else corrected
+        case Report():
             return _report(state, command)
         case (
             Redispatch(task=name, token=token) | ExpireLease(task=name, token=token) | ExpireRun(task=name, token=token)
@@ -78,6 +88,8 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
             return then.events
         case Answer():
             return _answer(state, command)
+        case RaiseBudget():
+            return spending.raised(state, command)
         case Cancel():
             return _cancel(state, command)
         case Restore():
@@ -94,7 +106,7 @@ def _start(state: Workflow, command: StartWorkflow) -> list[WorkflowEvent]:
         raise Conflict(f"workflow {command.workflow} was started before; give this run an id of its own")
     started = WorkflowStarted(
         workflow=command.workflow, plan=command.plan, repository=command.repository, base=command.base,
-        lease_seconds=command.lease_seconds,
+        lease_seconds=command.lease_seconds, prices=command.prices,
     )  # fmt: skip
     then = Consequences(evolve(Workflow(), started), command.now)
     then.events.append(started)
@@ -109,9 +121,7 @@ def _holder(state: Workflow, name: str, token: int) -> tuple[TaskState, Run] | N
     return task, task.run
 
 
-def _report(
-    state: Workflow, command: ReportStarted | ReportCompleted | ReportFailed | ReportVerified
-) -> list[WorkflowEvent]:
+def _report(state: Workflow, command: Report) -> list[WorkflowEvent]:
     held = _holder(state, command.task, command.token)
     if held is None or held[1].id != command.run:
         return [_refusal(state, command)]
@@ -126,8 +136,10 @@ def _report(
         return [_refusal(state, command, f"run {run.id} is there to {run.purpose}")]
     started = TaskStarted(
         task=command.task, run=run.id, agent=command.agent, lease_until=command.now + state.lease_seconds,
-        timeout_at=command.now + seconds_allowed(task.spec, run.purpose),
+        timeout_at=command.now + run.allowed,
     )  # fmt: skip
+    if isinstance(command, ReportNoted) and (why := notes.unfit(task, command.key, command.value)):
+        return [_refusal(state, command, why)]
     if isinstance(command, ReportStarted):
         return [started] if run.agent is None else []
     then = Consequences(state, command.now)
@@ -137,16 +149,32 @@ def _report(
         case ReportCompleted(result=result) if why := _unfit(task.spec, result):
             then.attempt_failed(task, run, Failure("invalid_result", why), command.agent)
         case ReportCompleted(result=result) if task.spec.acceptance_criteria.tests:
-            then.events.append(TaskReported(task=command.task, run=run.id, agent=command.agent, result=result))
+            used = then.used(run, command.spent)
+            then.events.append(
+                TaskReported(task=command.task, run=run.id, agent=command.agent, result=result, usage=used)
+            )
             then.verify(task, result, command.agent)
         case ReportCompleted(result=result):
+            used = then.used(run, command.spent)
             if "before_completion" in task.spec.approval:
-                then.events.append(TaskReported(task=command.task, run=run.id, agent=command.agent, result=result))
-            then.accept(task, result, run.id, command.agent)
+                then.events.append(
+                    TaskReported(task=command.task, run=run.id, agent=command.agent, result=result, usage=used)
+                )
+            then.accept(task, result, run.id, command.agent, used=used)
         case ReportFailed(failure=failure):
-            then.attempt_failed(task, run, failure, command.agent)
+            if failure.type == "budget" and not run.short:  # it is not for agents to say
+                failure = Failure("agent_error", f"(budget) {failure.message}", failure.detail)
+            then.attempt_failed(task, run, failure, command.agent, spent=command.spent)
         case ReportVerified():
             _verified(then, task, run, command)
+        case ReportReserve() | ReportSettle():
+            match spending.called(then, run, command):
+                case str(why):
+                    then.events.append(_refusal(state, command, why))
+                case events:
+                    then.events += events
+        case ReportNoted(key=key, value=value) if key not in task.notes or task.notes[key] != value:
+            then.events.append(TaskNoted(task=command.task, run=run.id, key=key, value=value))
     return then.events
 
 
@@ -162,7 +190,7 @@ def _verified(then: Consequences, task: TaskState, run: Run, command: ReportVeri
     elsewhere = task.result.commit and any(receipt.commit != task.result.commit for receipt in command.receipts)
     if elsewhere or [receipt.cmd for receipt in command.receipts] != wanted:
         failure = Failure("sandbox", "the receipts are not of this task's tests on this task's commit")
-        then.attempt_failed(task, run, failure, command.agent)
+        then.attempt_failed(task, run, failure, command.agent, spent=command.spent)
         return
     failed_before = frozenset(chain.from_iterable(task.red))
     receipts = tuple(
@@ -172,7 +200,14 @@ def _verified(then: Consequences, task: TaskState, run: Run, command: ReportVeri
     )
     failed = next((n for n, receipt in enumerate(receipts) if not receipt.passed), None)
     then.events.append(
-        TaskVerified(task=command.task, run=run.id, agent=command.agent, passed=failed is None, receipts=receipts)
+        TaskVerified(
+            task=command.task,
+            run=run.id,
+            agent=command.agent,
+            passed=failed is None,
+            receipts=receipts,
+            usage=then.used(run, command.spent),
+        )
     )
     if failed is not None:
         failure = _failure(then.state, task, failed, receipts[failed])
@@ -226,8 +261,10 @@ def _expire(
             message = f"agent {run.agent} was not heard of for {state.lease_seconds:g} s"
             then.attempt_failed(task, run, Failure("agent_lost", message), run.agent)
         case ExpireRun() if run.agent is not None:
-            message = f"run {run.id} took longer than {seconds_allowed(task.spec, run.purpose):g} s"
-            then.attempt_failed(task, run, Failure("timeout", message), run.agent)
+            message = f"run {run.id} took longer than {run.allowed:g} s"
+            short = run.allowed < seconds_allowed(task.spec, run.purpose)
+            failure = Failure("budget", f"{message}, its part of the budget") if short else Failure("timeout", message)
+            then.attempt_failed(task, run, failure, run.agent)
     return then.events
 
 
@@ -246,7 +283,9 @@ def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
     then.events.append(
         AskAnswered(ask=command.ask, task=ask.task, approved=command.approved, by=command.by, because=command.because)
     )
-    if not command.approved:
+    if ask.kind == "budget":
+        spending.answered(then, task, command)
+    elif not command.approved:
         then.refused(task, refusal(command.by, command.because))
     elif ask.kind == "before_dispatch":
         then.dispatch(task)
@@ -262,8 +301,9 @@ def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
     if state.status != "running":
         raise Refused(f"workflow {state.id} is {state.status}: nothing is left to cancel")
     open_tasks = [task for task in state.tasks.values() if task.status not in CLOSED]
+    then = Consequences(state, command.now)
     return [
-        *(TaskCancelled(task=task.spec.id) for task in open_tasks),
+        *(TaskCancelled(task=task.spec.id, usage=spending.so_far(then, task.run)) for task in open_tasks),
         WorkflowCancelled(workflow=state.id, by=command.by, reason=command.reason),
     ]
 

@@ -14,9 +14,10 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import asdict
 
-from domain.commands import Answer, Cancel, StartWorkflow, WorkflowCommand
+from domain.commands import Answer, Cancel, RaiseBudget, StartWorkflow, WorkflowCommand
 from domain.errors import NotFound
-from domain.events import AskAnswered, WorkflowCancelled, WorkflowStarted
+from domain.events import AskAnswered, BudgetRaised, WorkflowCancelled, WorkflowStarted
+from domain.usage import Prices
 from domain.validate import parse
 from domain.validate import problems as problems_of
 from gateway import requests, stream
@@ -32,6 +33,7 @@ from ledger.postgres import Pool
 from ledger.recorded import Recorded
 from projections.board import BoardDetail, BoardWorkflow, workflow, workflows
 from projections.project import Projection
+from projections.used import used
 
 API = "/api/v1"
 SMALL_BYTES = 65_536
@@ -50,6 +52,7 @@ def application(
     token: str,
     version: str,
     lease_seconds: float = 30.0,
+    prices: Prices | None = None,
     hosts: Collection[str] = (),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`.
@@ -58,7 +61,7 @@ def application(
     it may be asked. ValueError without a token.
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
-    commands = _Commands(executor, ledger, lease_seconds)
+    commands = _Commands(executor, ledger, lease_seconds, prices)
     views = _Views(ledger, board, pool)
     events = _Events(stream.Events(ledger))
     system = _System(ledger, bus, board, pool, version)
@@ -68,6 +71,7 @@ def application(
             web.post(f"{API}/plans/validate", commands.validate),
             web.post(f"{API}/workflows/{{workflow}}/cancel", commands.cancel),
             web.post(f"{API}/workflows/{{workflow}}/asks/{{ask}}/answer", commands.answer),
+            web.post(f"{API}/workflows/{{workflow}}/budget", commands.raise_budget),
             web.get(f"{API}/workflows", views.page),
             web.get(f"{API}/workflows/{{workflow}}", views.detail),
             web.get(f"{API}/events", events.read, allow_head=False),
@@ -83,8 +87,9 @@ def application(
 
 
 class _Commands:
-    def __init__(self, executor: Executor, ledger: Ledger, lease_seconds: float) -> None:
+    def __init__(self, executor: Executor, ledger: Ledger, lease_seconds: float, prices: Prices | None) -> None:
         self._executor, self._ledger, self._lease_seconds = executor, ledger, lease_seconds
+        self._prices = prices
         self._starts = Starts(executor, ledger)
 
     async def validate(self, request: web.Request) -> web.Response:
@@ -106,7 +111,7 @@ class _Commands:
         def order(name: str) -> Order:
             command = StartWorkflow(
                 now=time.time(), workflow=name, plan=plan, repository=asked.repository, base=asked.base,
-                lease_seconds=self._lease_seconds,
+                lease_seconds=self._lease_seconds, prices=self._prices,
             )  # fmt: skip
             return Order(command_id, command, actor, trace)
 
@@ -134,6 +139,17 @@ class _Commands:
             case _:
                 raise _key_reused()
         return await self._accepted(name, recorded)
+
+    async def raise_budget(self, request: web.Request) -> web.Response:
+        requests.parameters(request)
+        asked = await requests.body(request, requests.Raise)
+        by = requests.actor(request)
+        command = RaiseBudget(now=time.time(), scope=asked.scope, amount=asked.amount, by=by, because=asked.because)
+        name, recorded = await self._execute(request, command)
+        match recorded[0].event:
+            case BudgetRaised(scope=asked.scope, amount=asked.amount) if recorded[0].stream == f"workflow-{name}":
+                return await self._accepted(name, recorded)
+        raise _key_reused()
 
     async def answer(self, request: web.Request) -> web.Response:
         requests.parameters(request)
@@ -198,8 +214,9 @@ class _Views:
             raise NotFound(f"there is no workflow {name}")
         rows = {  # with every field, default or not
             "tasks": [asdict(row) for row in detail.tasks],
-            "attempts": [asdict(row) for row in detail.attempts],
+            "attempts": [asdict(row) | {"usage": row.usage and asdict(row.usage)} for row in detail.attempts],
             "asks": [asdict(row) for row in detail.asks],
+            "usage": used(detail),
         }
         return _json({"workflow": asdict(detail.workflow), **rows})
 

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Raw, Struct
 
-from domain.plan import ID_PATTERN
+from domain.plan import ID_PATTERN, Budget
 from gateway.problems import BadPlace, Unacceptable
 
 BODY_BYTES = 16 * 1024 * 1024
@@ -44,6 +44,18 @@ class Submission(Struct, forbid_unknown_fields=True):
 
 class Cancellation(Struct, forbid_unknown_fields=True):
     reason: Words = ""
+
+
+class Raise(Struct, forbid_unknown_fields=True):
+    """`scope` is `workflow`, `role/<role>` or `task/<id>`; `amount` is added to its limits."""
+
+    amount: Budget
+    scope: Annotated[str, Meta(max_length=200)] = "workflow"
+    because: Words = ""
+
+    def __post_init__(self) -> None:
+        if self.amount == Budget():
+            raise ValueError("`amount` names nothing to add: tokens, usd, seconds or attempts")
 
 
 class Decision(Struct, forbid_unknown_fields=True):

@@ -10,16 +10,27 @@ from uuid import UUID
 
 import msgspec
 
-from domain.commands import ReportCompleted, ReportFailed, ReportStarted, ReportVerified
+from domain.commands import (
+    ReportCompleted,
+    ReportFailed,
+    ReportNoted,
+    ReportReserve,
+    ReportSettle,
+    ReportStarted,
+    ReportUsage,
+    ReportVerified,
+    WorkflowCommand,
+)
 from domain.failures import FAILURE_TYPES
 from domain.outcome import RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
+from domain.usage import Count, Spent, Usd
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MESSAGE_CHARACTERS, DETAIL_CHARACTERS = 2_000, 8_000
 NESTED_LEVELS = 100
 """Parsers give up somewhere near a thousand, each elsewhere: what is recorded has to be readable by all."""
-OTHERS_TO_SAY = ("refused", "budget")
-"""Failures that people and budgets give, never agents."""
+OTHERS_TO_SAY = ("refused",)
+"""Failures that people give, never agents. That a budget did not suffice is believed where a call was refused."""
 
 
 class Told(msgspec.Struct):
@@ -50,14 +61,36 @@ class Sender(msgspec.Struct):
     verdict: str
 
 
+class Note(msgspec.Struct):
+    """An entry for the task's scratchpad."""
+
+    key: str
+    value: Any
+
+    def __post_init__(self) -> None:
+        if _levels(self.value) >= NESTED_LEVELS:
+            raise ValueError(f"the note is nested more than {NESTED_LEVELS} levels deep")
+
+
+class Call(msgspec.Struct):
+    """A call of a model, by an id that its run gave it; before it what it may use, if that is known."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
+    tokens: Count | None = None
+    usd: Usd | None = None
+
+
 class Report(msgspec.Struct):
     """The wire form. A repeat is known by its `id`; `verdict` the subject on which the sender waits for its answer.
+
+    `usage` may come with every outcome, and by itself (kind `used`, with `why`) before it or after it. A `call` is
+    reserved before it is made, if it fits the budget, and settled with its `usage`.
 
     `traceparent` is the trace that the work belongs to, most often that of its dispatch.
     """
 
     id: UUID
-    kind: Literal["started", "completed", "failed", "verified"]
+    kind: Literal["started", "completed", "failed", "verified", "noted", "used", "reserve", "settle"]
     workflow: str
     task: str
     run: str
@@ -67,6 +100,10 @@ class Report(msgspec.Struct):
     result: Result | None = None
     failure: Told | None = None
     receipts: tuple[Receipt, ...] = ()
+    usage: Spent | None = None
+    why: str = ""
+    note: Note | None = None
+    call: Call | None = None
     traceparent: str | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +111,19 @@ class Report(msgspec.Struct):
             raise ValueError("a completed report needs a result")
         if self.kind == "failed" and self.failure is None:
             raise ValueError("a failed report needs a failure")
+        if self.kind == "noted" and self.note is None:
+            raise ValueError("a noted report needs a note")
+        if self.kind in ("used", "settle") and self.usage is None:
+            raise ValueError(f"a {self.kind} report needs a usage")
+        if self.kind in ("reserve", "settle") and self.call is None:
+            raise ValueError(f"a {self.kind} report needs a call")
+        used = self.usage
+        if (
+            used
+            and used.input_total is not None
+            and (used.cache_read or 0) + (used.cache_write or 0) > used.input_total
+        ):
+            raise ValueError("`input_total` counts cache_read and cache_write too, and is less than they are")
 
 
 class Verdict(msgspec.Struct):
@@ -83,7 +133,7 @@ class Verdict(msgspec.Struct):
     position: int = 0
 
 
-def command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
+def command(report: Report, now: float) -> WorkflowCommand:
     held: dict[str, Any] = {
         "now": now,
         "task": report.task,
@@ -91,22 +141,35 @@ def command(report: Report, now: float) -> ReportStarted | ReportCompleted | Rep
         "token": report.token,
         "agent": report.agent,
     }
+    ended = held | {"spent": report.usage}
     match report.kind:
         case "started":
             return ReportStarted(**held)
         case "completed":
             assert report.result is not None
             if why := _unacceptable(report.result):
-                return ReportFailed(**held, failure=Failure("invalid_result", why))
-            return ReportCompleted(**held, result=report.result)
+                return ReportFailed(**ended, failure=Failure("invalid_result", why))
+            return ReportCompleted(**ended, result=report.result)
         case "failed":
             assert report.failure is not None
-            return ReportFailed(**held, failure=report.failure.failure())
+            return ReportFailed(**ended, failure=report.failure.failure())
         case "verified":
             if (size := len(msgspec.json.encode(report.receipts))) > RECEIPTS_BYTES:
                 why = f"the receipts have {size} bytes, the limit is {RECEIPTS_BYTES}: cut what the tests have printed"
-                return ReportFailed(**held, failure=Failure("sandbox", why))
-            return ReportVerified(**held, receipts=report.receipts)
+                return ReportFailed(**ended, failure=Failure("sandbox", why))
+            return ReportVerified(**ended, receipts=report.receipts)
+        case "noted":
+            assert report.note is not None
+            return ReportNoted(**held, key=report.note.key, value=report.note.value)
+        case "reserve":
+            assert report.call is not None
+            return ReportReserve(**held, call=report.call.id, tokens=report.call.tokens, usd=report.call.usd)
+        case "settle":
+            assert report.call is not None and report.usage is not None
+            return ReportSettle(**held, call=report.call.id, spent=report.usage)
+        case "used":
+            assert report.usage is not None
+            return ReportUsage(**held, spent=report.usage, why=report.why[:MESSAGE_CHARACTERS])
     assert_never(report.kind)
 
 
@@ -117,11 +180,17 @@ def _unacceptable(result: Result) -> str:
     size = len(msgspec.json.encode((result.summary, result.data)))
     if size > RESULT_BYTES:
         return f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree"
-    level, depth = [result.data], 0
-    while level := [inner for one in level for inner in _inside(one)]:
-        if (depth := depth + 1) >= NESTED_LEVELS:
-            return f"the result is nested more than {NESTED_LEVELS} levels deep"
+    if _levels(result.data) >= NESTED_LEVELS:
+        return f"the result is nested more than {NESTED_LEVELS} levels deep"
     return ""
+
+
+def _levels(value: Any) -> int:
+    """How deep it is nested, counted up to NESTED_LEVELS."""
+    level, depth = [value], 0
+    while depth < NESTED_LEVELS and (level := [inner for one in level for inner in _inside(one)]):
+        depth += 1
+    return depth
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -4,6 +4,7 @@
 cannot do without. `history.jsonl` is a small ledger with envelopes and digests, `states.json` what its streams fold to.
 What an earlier release wrote the same way is not written again. Tests read all of it with today's code: an event that
 changes its shape fails them until it has a new file, and one that can no longer be read fails them for good.
+Its story is long: every event has to happen in it.
 """
 
 import argparse
@@ -18,11 +19,27 @@ from uuid import UUID
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct, inspect
 
-from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Restore, Retry, StartWorkflow
+from domain.commands import (
+    Answer,
+    Cancel,
+    RaiseBudget,
+    Report,
+    ReportCompleted,
+    ReportFailed,
+    ReportNoted,
+    ReportReserve,
+    ReportSettle,
+    ReportUsage,
+    ReportVerified,
+    Restore,
+    Retry,
+    StartWorkflow,
+)
 from domain.events import Event, LedgerRestored
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Plan, Route, Task, Test
+from domain.plan import AcceptanceCriteria, Budget, Plan, Route, Task, Test
 from domain.state import Workflow, evolve
+from domain.usage import Price, Prices, Spent
 from domain.workflow import decide
 from ledger.append import Append, NewEvent, rows
 from ledger.codec import EVENTS, chain, encode, event_id
@@ -36,6 +53,8 @@ SUMS = "SHA256SUMS"
 """In each folder, as `sha256sum -c` reads it."""
 BEGUN = datetime(2026, 11, 1, 12, tzinfo=UTC)
 STEP = timedelta(seconds=1.25)
+PRICES = Prices("2026-11-01", {"some-model": Price(3.0, 15.0, 0.3, 3.75)})
+SPENT = Spent(model="some-model", turns=3, input_total=1_000, cache_read=200, cache_write=100, output=500)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -72,7 +91,9 @@ def history() -> list[Line]:
         ),
         Task("b", dependencies=("a",), approval=("before_dispatch", "before_completion"), title="Grün"),
     )
-    told.report("a", result=Result("done", "c1", ("a.py",), {"lines": 3}))
+    told.say(ReportNoted, "a", key="seen", value={"files": 2})
+    told.report("a", result=Result("done", "c1", ("a.py",), {"lines": 3}), spent=SPENT)
+    told.say(ReportUsage, "a", spent=msgspec.structs.replace(SPENT, output=700), why="the bill came later")
     told.report("a", receipts=(1,))
     told.report("a.fix1", result=Result("mended", "c2"))
     told.report("a", receipts=(0,))
@@ -84,6 +105,13 @@ def history() -> list[Line]:
     told.answer("ask-2")
     told.start("rerouted", Task("a", failure_routing={"spec_mismatch": Route("route", "architect")}))
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
+    told.start("spends", Task("a", budget=Budget(tokens=1_000, seconds=600.0)))
+    told.say(ReportReserve, "a", call="one", tokens=800)
+    told.say(ReportSettle, "a", call="one", spent=Spent(model="some-model", input_total=500, output=100))
+    told.say(ReportReserve, "a", call="two", tokens=800)
+    told.do(RaiseBudget(now=told.now, scope="task/a", amount=Budget(tokens=500), by="pat"), "pat")
+    told.report("a", failure=Failure("budget", "a call of 800 tokens does not fit"))
+    told.answer("ask-1", because="it is worth it")
     told.start("fails", Task("a", max_attempts=1), Task("b", dependencies=("a",)))
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
     told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
@@ -163,10 +191,22 @@ class _Story:
     def start(self, name: str, *tasks: Task) -> None:
         self._name, self._state, self._version = name, Workflow(), 0
         plan = Plan(id=name, tasks=tasks)
-        self.do(StartWorkflow(now=self.now, workflow=name, plan=plan, repository="/srv/w.git", base="c0"), "pat", TRACE)
+        start = StartWorkflow(now=self.now, workflow=name, plan=plan, repository="/srv/w.git", base="c0", prices=PRICES)
+        self.do(start, "pat", TRACE)
+
+    def say(self, kind: type[Report], name: str, **said: Any) -> None:
+        """What the agent of the task's first attempt says besides its outcome."""
+        run = self._state.tasks[name].runs[0]
+        self.do(kind(now=self.now, task=name, run=run.id, token=run.token, agent="ann", **said), "agent/ann")
 
     def report(
-        self, name: str, *, result: Result | None = None, failure: Failure | None = None, receipts: Sequence[int] = ()
+        self,
+        name: str,
+        *,
+        result: Result | None = None,
+        failure: Failure | None = None,
+        receipts: Sequence[int] = (),
+        spent: Spent | None = None,
     ) -> None:
         """What came of the run that the task has out; a receipt is told by its exit code."""
         task = self._state.tasks[name]
@@ -185,7 +225,7 @@ class _Story:
             for test, code in zip(task.spec.acceptance_criteria.tests, receipts, strict=False)
         ]
         if result:
-            self.do(ReportCompleted(**held, result=result), f"agent/{agent}")
+            self.do(ReportCompleted(**held, result=result, spent=spent), f"agent/{agent}")
         elif failure:
             self.do(ReportFailed(**held, failure=failure), f"agent/{agent}")
         else:
@@ -238,6 +278,8 @@ def _value(kind: inspect.Type, name: str, full: bool, default: Any = NODEFAULT) 
             told = [one for one in types if not isinstance(one, inspect.NoneType)]
             most = next((one for one in told if isinstance(one, inspect.StructType)), told[0])
             return _value(most, name, full, default)
+        case inspect.StructType(fields=fields, array_like=True):
+            return [_value(field.type, field.name, full, field.default) for field in fields]
         case inspect.StructType(fields=fields):
             return {
                 field.encode_name: _value(field.type, field.name, full, field.default)

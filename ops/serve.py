@@ -35,6 +35,7 @@ from ops.adapters import Cursor, Refs, Timers
 from ops.crew import Crew
 from ops.embedded import embedded
 from ops.garbage import collect_seldom
+from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
 from projections.board import Board
 from projections.project import Projection
@@ -66,6 +67,7 @@ async def up(
     Raises what made it impossible: ServerFailed, AlreadyRunning, OSError for a port that is taken, MigrationError; and
     CancelledError when the signal comes while the servers start, which can take as long as a recovery does.
     """
+    prices = read_prices(settings.prices)
     stop, starting = asyncio.Event(), asyncio.current_task()
 
     def on_signal() -> None:
@@ -107,7 +109,7 @@ async def up(
             token = secrets.token_urlsafe(32)
             app = application(
                 executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
-                version=metadata.version("cairn"), lease_seconds=settings.lease_seconds,
+                version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
                 hosts=[settings.listen.rpartition(":")[0].strip("[]")],
             )  # fmt: skip
             url = await stack.enter_async_context(listening(app, settings.listen, tell))

@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sandbox: Literal["auto", "docker", "bubblewrap", "process"] = "auto"
     sandbox_image: str = "cairn-sandbox:latest"
     lease_seconds: float = 30.0
+    prices: Path | None = None  # None: those that come with Cairn
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     origins: dict[str, str] = {}
 
@@ -152,7 +153,11 @@ def _from_flags(flags: Mapping[str, Any], cwd: Path) -> dict[str, tuple[Any, str
 
 
 def _absolute(name: str, value: Any, folder: Path) -> Any:
-    return folder / Path(value).expanduser() if name == "data_dir" and isinstance(value, (str, Path)) else value
+    return (
+        folder / Path(value).expanduser()
+        if name in ("data_dir", "prices") and isinstance(value, (str, Path))
+        else value
+    )
 
 
 def _demand(holds: bool, name: str, rule: str) -> None:

@@ -67,6 +67,7 @@ CREATE TABLE board_attempts (
     started_at    timestamptz,
     ended_at      timestamptz,
     timeout_at    double precision,
+    usage         jsonb,            -- domain.usage.Usage, once it has ended
     dispatched    bigint NOT NULL,  -- position of the last offer
     PRIMARY KEY (workflow, task, run)
 ) WITH (fillfactor = 70);
@@ -128,12 +129,11 @@ DROP FUNCTION IF EXISTS refuse_board_task, refuse_board_workflow
 -- load_workflows: the rows of these workflows.
 SELECT json_agg(found)::text FROM board_workflows AS found WHERE workflow = ANY(%(workflows)s::text[])
 
--- load_tasks: the rows of these tasks, each with the attempts that can still change and the ask it waits for.
+-- load_tasks: the rows of these tasks, with all attempts (the usage of an ended one may change) and the ask it waits for.
 SELECT json_agg(json_build_object(
     'task', found,
     'attempts', (SELECT coalesce(json_agg(a), '[]') FROM board_attempts AS a
-                 WHERE a.workflow = found.workflow AND a.task = found.task
-                   AND (a.run = found.run OR a.outcome IN ('reported', 'passed', 'failed'))),
+                 WHERE a.workflow = found.workflow AND a.task = found.task),
     'ask', (SELECT to_json(k) FROM board_asks AS k WHERE k.workflow = found.workflow AND k.ask = found.ask)))::text
 FROM unnest(%(workflows)s::text[], %(tasks)s::text[]) AS wanted (workflow, task)
 JOIN board_tasks AS found USING (workflow, task)
@@ -166,7 +166,7 @@ INSERT INTO board_attempts SELECT * FROM json_populate_recordset(NULL::board_att
 ON CONFLICT (workflow, task, run) DO UPDATE SET
     attempt = excluded.attempt, agent = excluded.agent, outcome = excluded.outcome, failure = excluded.failure,
     dispatched_at = excluded.dispatched_at, started_at = excluded.started_at, ended_at = excluded.ended_at,
-    timeout_at = excluded.timeout_at, dispatched = excluded.dispatched
+    timeout_at = excluded.timeout_at, usage = excluded.usage, dispatched = excluded.dispatched
 
 -- store_asks: new rows and changed ones.
 INSERT INTO board_asks SELECT * FROM json_populate_recordset(

@@ -8,6 +8,9 @@ from domain.events import (
     AskAnswered,
     AskOpened,
     AttemptFailed,
+    BudgetRaised,
+    CallReserved,
+    CallSettled,
     ReportRefused,
     RetryScheduled,
     TaskBranched,
@@ -15,11 +18,13 @@ from domain.events import (
     TaskCompleted,
     TaskDispatched,
     TaskFailed,
+    TaskNoted,
     TaskReported,
     TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
+    UsageCorrected,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
@@ -29,6 +34,7 @@ from domain.events import (
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
 from domain.state import TaskStatus, refusal
+from domain.usage import Usage
 from ledger.recorded import Recorded
 from projections.board_rows import BoardAsk, BoardAttempt, BoardTask, BoardWorkflow, Entry, Outcome, StoredTask
 
@@ -73,22 +79,22 @@ class Changes:
                 entry.task.started_at = entry.task.started_at or at
             case TaskReported(task=name, run=run, agent=agent, result=result):
                 entry = self._entry(board, name)
-                self._end(entry, run, at, "reported")
+                self._end(entry, run, at, "reported", used=event.usage)
                 _judge(entry.task, agent, result)
             case TaskVerified(task=name, run=run, passed=passed, receipts=receipts):
                 entry = self._entry(board, name)
-                self._end(entry, run, at, "passed" if passed else "failed")
+                self._end(entry, run, at, "passed" if passed else "failed", used=event.usage)
                 entry.task.receipts, entry.task.run = tuple(map(_short_receipt, receipts)), None
             case TaskCompleted(task=name, run=run, agent=agent, result=result):
                 entry = self._entry(board, name)
-                self._end(entry, run, at, "completed")
+                self._end(entry, run, at, "completed", used=event.usage)
                 _judge(entry.task, agent, result)
                 self._close(board, entry, at, "completed")
                 board.completed += not entry.task.depth
             case AttemptFailed(task=name, run=run, failure=failure):
                 entry = self._entry(board, name)
                 entry.task.failure, entry.task.run = _short_failure(failure), None
-                self._end(entry, run, at, "failed", entry.task.failure)
+                self._end(entry, run, at, "failed", entry.task.failure, event.usage)
             case RetryScheduled(task=name, due=due):
                 entry = self._entry(board, name)
                 _become(entry, "retrying")
@@ -108,7 +114,17 @@ class Changes:
             case TaskSkipped(task=name):
                 self._close(board, self._entry(board, name), at, "skipped")
             case TaskCancelled(task=name):
-                self._close(board, self._entry(board, name), at, "cancelled")
+                entry = self._entry(board, name)
+                self._end(entry, entry.task.run, at, "cancelled", used=event.usage)
+                self._close(board, entry, at, "cancelled")
+            case UsageCorrected(task=name, run=run):
+                entry = self._entry(board, name)
+                attempt = self._attempt(entry, run)
+                if attempt is None:
+                    raise LookupError(f"workflow {workflow}: run {run} was never dispatched")
+                attempt.usage = event.now
+            case TaskNoted(task=name) | CallReserved(task=name) | CallSettled(task=name):
+                self._entry(board, name)
             case AskOpened(task=name, ask=ask):
                 entry = self._entry(board, name)
                 _become(entry, "waiting")
@@ -136,7 +152,7 @@ class Changes:
                 board.reason = f"by {by}: {reason}" if reason else f"by {by}"
             case WorkflowRestored(repository=repository):
                 board.repository = repository
-            case ReportRefused():
+            case ReportRefused() | BudgetRaised():
                 pass
             case _:
                 raise LookupError(f"the board does not know what a {recorded.type} means")
@@ -199,12 +215,18 @@ class Changes:
         return None
 
     def _end(
-        self, entry: Entry, run: str | None, at: datetime, outcome: Outcome, failure: Failure | None = None
+        self,
+        entry: Entry,
+        run: str | None,
+        at: datetime,
+        outcome: Outcome,
+        failure: Failure | None = None,
+        used: Usage | None = None,
     ) -> None:
         """Ends a run if there is one: work that a branch has done for its parent was no run of the parent."""
         if run and (attempt := self._attempt(entry, run)):
             attempt.outcome, attempt.failure = outcome, failure
-            attempt.ended_at = attempt.ended_at or at
+            attempt.ended_at, attempt.usage = attempt.ended_at or at, used or attempt.usage
 
     def _close(self, board: BoardWorkflow, entry: Entry, at: datetime, status: TaskStatus) -> None:
         task = entry.task

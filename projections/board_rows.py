@@ -11,6 +11,7 @@ import msgspec
 from domain.events import AskKind, Purpose
 from domain.outcome import Failure, Receipt
 from domain.state import TaskStatus
+from domain.usage import Usage
 
 WorkflowStatus = Literal["running", "waiting", "completed", "failed", "cancelled"]
 Outcome = Literal["reported", "completed", "passed", "failed", "cancelled"]
@@ -93,6 +94,7 @@ class BoardAttempt(msgspec.Struct, omit_defaults=True, gc=False):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     timeout_at: float | None = None
+    usage: Usage | None = None
 
 
 class BoardAsk(msgspec.Struct, omit_defaults=True, gc=False):

@@ -25,9 +25,12 @@ from domain.failures import FailureType
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Plan, Task, Test
 from domain.state import Workflow, replay
+from domain.usage import Usage
 from domain.workflow import decide
 
 NOW = 1_000_000.0
+AT_ONCE = Usage(seconds=0.0)
+"""Of an attempt in these stories, in which no time passes and agents do not say what they use."""
 TESTS = AcceptanceCriteria((Test("make test", 20.0), Test("make lint", 10.0)))
 
 

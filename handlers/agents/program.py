@@ -2,8 +2,9 @@
 
 The task is JSON on standard input (and in CAIRN_TASK while it is small enough for an environment variable); the working
 directory is the run's worktree; the result is what the program changed there. A last line of standard output that is a
-JSON object is taken as `{"summary", "data"}`. An exit code other than 0 fails the attempt, with the end of standard
-error as its reason.
+JSON object is taken as `{"summary", "data", "usage"}`. The file that CAIRN_NOTES names holds the task's scratchpad, a
+JSON object; what the program has changed there is noted, however it ends. An exit code other than 0 fails the attempt,
+with the end of standard error as its reason.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import IO, Any
 import msgspec
 
 from cairn.agent import Agent
-from cairn.task import Failed, Result, Task
+from cairn.task import Failed, Result, Task, Usage
 
 KEPT_BYTES = 1024 * 1024
 """The end of standard output and of standard error that is kept; a result has to fit into it."""
@@ -45,8 +46,23 @@ def program(
 
 
 async def _run(cmd: str, task: Task, folder: Path, environment: Mapping[str, str]) -> Result:
+    with tempfile.NamedTemporaryFile(prefix="cairn-notes-", suffix=".json") as notes:
+        notes.write(msgspec.json.encode(task.notes))
+        notes.flush()
+        try:
+            result = await _ran(cmd, task, folder, {**environment, "CAIRN_NOTES": notes.name})
+        except BaseException:
+            with suppress(Failed):
+                _note(task, Path(notes.name))
+            raise
+        _note(task, Path(notes.name))
+        return result
+
+
+async def _ran(cmd: str, task: Task, folder: Path, env: dict[str, str]) -> Result:
     given = task.to_json()
-    env = {**environment, "CAIRN_TASK": given.decode()} if len(given) < VARIABLE_BYTES else dict(environment)
+    if len(given) < VARIABLE_BYTES:
+        env["CAIRN_TASK"] = given.decode()
     with tempfile.TemporaryFile() as stdin:
         stdin.write(given)
         stdin.seek(0)
@@ -70,9 +86,11 @@ async def _run(cmd: str, task: Task, folder: Path, environment: Mapping[str, str
         err.close()
     said = err.kept.decode(errors="replace").strip()
     if code != 0:
+        with suppress(Failed):
+            _result(task, out.kept)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise Failed(f"`{cmd}` {how}: {said.splitlines()[-1] if said else 'no word on standard error'}", detail=said)
-    return _result(out.kept)
+    return _result(task, out.kept)
 
 
 class _Tail(asyncio.Protocol):
@@ -115,7 +133,18 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _result(out: bytes) -> Result:
+def _note(task: Task, file: Path) -> None:
+    """Raises Failed for what is no scratchpad, and notes nothing then."""
+    try:
+        noted = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        for key, value in noted.items():
+            if key not in task.notes or task.notes[key] != value:
+                task.jot(key, value)
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failed(f"the file in CAIRN_NOTES is no scratchpad: {error}", type="invalid_result") from error
+
+
+def _result(task: Task, out: bytes) -> Result:
     lines = out.rstrip().splitlines()
     last = lines[-1].strip() if lines else b""
     if len(last) >= KEPT_BYTES - 1:
@@ -124,6 +153,8 @@ def _result(out: bytes) -> Result:
         return Result(summary=last.decode(errors="replace")[:500])
     try:
         told: dict[str, Any] = msgspec.json.decode(last, type=dict[str, Any])
+        if told.get("usage") is not None:
+            task.spend(msgspec.convert(told["usage"], Usage))
         return msgspec.convert({key: told[key] for key in ("summary", "data") if key in told}, Result)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Failed(f"the last line of output is no JSON result: {error}", type="invalid_result") from error

@@ -17,6 +17,7 @@ COMMANDS = {
     "events": "what happened, in order",
     "approve": "answer what a workflow asks a person",
     "cancel": "end a workflow",
+    "budget": "add to a budget, so that what waits for it goes on",
     "agent": "an agent of one role: any program, the tester, or a script",
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",

@@ -8,15 +8,17 @@ from typing import Any
 
 import msgspec
 
+from domain.usage import Usage
 from ops.cli.text import between, clean, commit, line, plural
 from projections.board_rows import BoardAsk, BoardAttempt, BoardDetail, BoardTask
+from projections.used import Rollup, used
 
 OUTPUT_LINES = 12
 
 
 def details(detail: BoardDetail, now: datetime) -> list[str]:
     """For `show`, below the board: every attempt, why tests failed, asks with the command that answers, commits."""
-    return [*_asks(detail), *_attempts(detail, now), *_failures(detail), *_commits(detail)]
+    return [*_asks(detail), *_attempts(detail, now), *_usage(detail), *_failures(detail), *_commits(detail)]
 
 
 def summary(detail: BoardDetail, repository: str | None, *, up: bool = True) -> list[str]:
@@ -39,6 +41,7 @@ def summary(detail: BoardDetail, repository: str | None, *, up: bool = True) -> 
         *(("failed", text) for text in _mended(detail)),
         *(("approved", text) for text in _answers(detail)),
         *(("commit", f"{commit(task.commit)}  {branch_of(task)}") for task in detail.tasks if task.commit),
+        *(("used", text) for text in _used(used(detail).workflow)),
         ("positions", f"{flow.first} to {flow.last}"),
         ("next", f"cairn show {flow.workflow}" if up else "cairn up, and in another terminal:"),
         *([] if up else [("", f"cairn show {flow.workflow}")]),
@@ -51,7 +54,11 @@ def summary(detail: BoardDetail, repository: str | None, *, up: bool = True) -> 
 
 def question(workflow: str, ask: BoardAsk) -> list[str]:
     """Exactly what an answer approves: all of the content that its hash covers."""
-    when = "before it starts" if ask.kind == "before_dispatch" else "before it counts as completed"
+    when = {
+        "before_dispatch": "before it starts",
+        "before_completion": "before it counts as completed",
+        "budget": "whose budget does not suffice",
+    }[ask.kind]
     content = ask.content
     lines = [f"{workflow} asks a person about task {line(str(content.get('task', ask.task)))}, {when} ({ask.ask})"]
     for name, value in content.items():
@@ -90,7 +97,35 @@ def _attempts(detail: BoardDetail, now: datetime) -> Iterator[str]:
         what = f": {one.failure.type}: {one.failure.message}" if one.failure else ""
         duration = between(one.started_at, one.ended_at or now)
         text = f"{one.run}  {one.agent or f'no {one.role} yet'}  {one.outcome or 'open'}{what}"
-        yield "  " + line(text) + (f"  {duration}" if duration else "")
+        cost = _spent(one.usage) if one.usage and one.purpose == "work" else ""
+        yield "  " + line(text) + (f"  {duration}" if duration else "") + (f"  {cost}" if cost else "")
+
+
+def _usage(detail: BoardDetail) -> Iterator[str]:
+    found = used(detail)
+    for text in _used(found.workflow):
+        yield from ("", "Usage", f"  {text}")
+        for name, rollup in found.tasks.items():
+            yield from (f"  {line(name)}: {each}" for each in _used(rollup))
+
+
+def _used(rollup: Rollup) -> Iterator[str]:
+    """One line, or none where no agent has said anything: what is unknown is told apart."""
+    if not (rollup.tokens_known or rollup.cost_known):
+        return
+    tokens = f"{rollup.input_total:,} tokens in, {rollup.output:,} out"
+    cost = f"${rollup.cost_usd:,.4f}"
+    if rollup.tokens_known == rollup.cost_known == rollup.attempts:
+        yield f"{tokens}, {cost}"
+    else:
+        known = f"of {plural(rollup.attempts, 'attempt')} known"
+        yield f"{tokens} ({rollup.tokens_known} {known}), {cost} ({rollup.cost_known} {known})"
+
+
+def _spent(one: Usage) -> str:
+    tokens = "" if one.tokens is None else f"{one.tokens:,} tokens"
+    cost = "" if one.cost_usd is None else f"${one.cost_usd:,.4f}" + (" computed" * (one.cost_source == "computed"))
+    return ", ".join(part for part in (tokens, cost) if part)
 
 
 def _failures(detail: BoardDetail) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""An outcome stays on the agent's disk until it is judged, whoever dies in between."""
+"""An outcome stays on the agent's disk until it is judged, however long that takes and whoever dies in between."""
 
 import asyncio
 import fcntl
@@ -295,3 +295,19 @@ async def test_a_name_is_free_again_as_soon_as_its_process_has_ended(
         os.close(held)
         await judge.wait(1)
         assert journal.stat().st_size > 0, "it writes into the file of that name, not into one that is gone"
+
+
+async def test_a_question_is_kept_as_an_outcome_is_and_answered_by_its_verdict(
+    bus: Bus, tenant: str, judge: Judge, tmp_path: Path
+) -> None:
+    journal = tmp_path / "ann.jsonl"
+    async with running(Outbox(bus, tenant, "ann", journal)) as outbox:
+        asked = [asyncio.create_task(outbox.ask("w", {"kind": "noted", "number": n})) for n in range(2)]
+        first, second = sorted(await judge.wait(2), key=lambda one: one["number"])
+        assert first["id"] in journal.read_text()
+        await judge.judge(first)
+        refused = {"id": second["id"], "accepted": False, "why": "too much"}
+        await bus.publish(second["verdict"], json.dumps([refused]).encode())
+        async with asyncio.timeout(SECONDS):
+            assert await asyncio.gather(*asked) == ["", "too much"]
+            await emptied(outbox)

@@ -9,7 +9,7 @@ import pytest
 
 from cairn import agent
 from cairn import task as public
-from domain import events, outcome, plan
+from domain import events, notes, outcome, plan, usage
 from ledger.codec import encode
 from ops.golden import sample
 
@@ -21,6 +21,8 @@ PAIRS = [
     (public.Failure, outcome.Failure),
     (public.Test, plan.Test),
     (public.Debug, events.Debug),
+    (public.Usage, usage.Spent),
+    (public.Budget, plan.Budget),
 ]
 OF_THE_SDK = {"position", "traceparent", "path", "diff"}
 OF_THE_LEDGER = {"due"}
@@ -81,5 +83,7 @@ def test_what_a_program_reads_on_its_standard_input_is_the_whole_task() -> None:
     assert json.loads(task.to_json()).keys() == names(public.Task)
 
 
-def test_both_sides_have_the_same_limit() -> None:
+def test_both_sides_have_the_same_limits() -> None:
     assert agent.RESULT_BYTES == outcome.RESULT_BYTES
+    ours = notes.NOTE_KEY, notes.NOTES, notes.NOTE_BYTES
+    assert ours == (public.NOTE_KEY, public.NOTES, public.NOTE_BYTES)

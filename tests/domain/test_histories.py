@@ -20,11 +20,16 @@ from domain.commands import (
     Cancel,
     ExpireLease,
     ExpireRun,
+    RaiseBudget,
     Redispatch,
     Report,
     ReportCompleted,
     ReportFailed,
+    ReportNoted,
+    ReportReserve,
+    ReportSettle,
     ReportStarted,
+    ReportUsage,
     ReportVerified,
     Restore,
     Retry,
@@ -45,9 +50,10 @@ from domain.events import (
 )
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Route, Task, Test
+from domain.plan import AcceptanceCriteria, Budget, Route, Task, Test
 from domain.plan import Retry as Backoff
 from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, Workflow, evolve, replay, waiting
+from domain.usage import Spent
 from domain.workflow import decide
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +67,7 @@ Move = tuple[str, int, int]
 MOVES = st.tuples(
     st.sampled_from(
         ["start", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry", "answer"] * 4
+        + ["noted", "used", "reserve", "settle", "raise"] * 2
         + ["cancel", "restore"]
     ),
     st.integers(0, 9),  # which of the tasks or asks
@@ -78,6 +85,11 @@ ROUTES = st.sampled_from(
         Route("ask"),
         Route("fail"),
     ]
+)
+BUDGETS = st.one_of(
+    st.just(Budget()),
+    st.builds(Budget, tokens=st.integers(1, 300), attempts=st.none() | st.integers(1, 5)),
+    st.builds(Budget, seconds=st.just(90.0), usd=st.none() | st.just(1.0)),
 )
 
 
@@ -98,10 +110,12 @@ def plans(draw: st.DrawFn) -> StartWorkflow:
             result_schema=draw(st.sampled_from([None, None, {"type": ["integer", "null"]}])),
             approval=tuple(draw(st.sets(st.sampled_from(["before_dispatch", "before_completion"])))),
             priority=draw(few),
+            budget=draw(BUDGETS),
         )
         for n, name in enumerate(names)
     ]
-    return start(*draw(st.permutations(tasks)), base=draw(st.sampled_from([None, "c0"])))
+    begin = start(*draw(st.permutations(tasks)), base=draw(st.sampled_from([None, "c0"])))
+    return msgspec.structs.replace(begin, plan=msgspec.structs.replace(begin.plan, budget=draw(BUDGETS)))
 
 
 class Witness:
@@ -159,6 +173,7 @@ class Witness:
                 assert due >= NOW
             case AskOpened(ask=ask, task=name):
                 self.asks[ask] = name
+                self.timers.pop(name, None)
             case AskAnswered(ask=ask):
                 del self.asks[ask]
         if self.state.status != was_whole:
@@ -216,6 +231,9 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
         return Cancel(now=NOW, by="pat")
     if kind == "restore":
         return Restore(now=NOW, skipped=100 + how, repository="/srv/restored.git")
+    if kind == "raise":
+        scopes = [*(state.books.accounts if state.books else ()), "role/nobody"]
+        return RaiseBudget(now=NOW, scope=scopes[which % len(scopes)], amount=Budget(tokens=50), by="pat")
     if kind == "answer":
         asks = [*state.asks.items(), ("ask-99", None)]
         name, ask = asks[which % len(asks)]
@@ -241,8 +259,17 @@ DEADLINES: dict[str, type[Redispatch | ExpireLease | ExpireRun]] = {
 
 
 def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
-    if kind == "started":
-        return ReportStarted(now=NOW, **who)
+    match kind:
+        case "started":
+            return ReportStarted(now=NOW, **who)
+        case "noted":
+            return ReportNoted(now=NOW, key=f"k{how % 3}", value=how, **who)
+        case "used":
+            return ReportUsage(now=NOW, spent=Spent(input_total=how, output=1 if how % 2 else None), **who)
+        case "reserve":
+            return ReportReserve(now=NOW, call=f"c{how % 4}", tokens=20 * how if how % 3 else None, **who)
+        case "settle":
+            return ReportSettle(now=NOW, call=f"c{how % 4}", spent=Spent(input_total=10 * how, output=0), **who)
     if kind == "completed":
         commit = None if how % 3 == 0 else f"c{who['token']}"
         return ReportCompleted(now=NOW, result=Result("done", commit, data="odd" if how == 5 else None), **who)

@@ -5,7 +5,7 @@ Approvals and failures have rulebooks of their own, next to this one.
 
 import msgspec
 import pytest
-from spec import NOW, TESTS, An, completed, given, green, receipt, red, start, started, verified
+from spec import AT_ONCE, NOW, TESTS, An, completed, given, green, receipt, red, start, started, verified
 
 from domain.commands import Cancel, Redispatch
 from domain.errors import Conflict, NotFound, Refused
@@ -96,7 +96,7 @@ def test_a_second_agent_is_refused_what_the_first_one_holds() -> None:
 
 def test_work_without_tests_is_completed_by_its_report() -> None:
     given(start(A), started("a/1", 1)).when(completed("a/1", 1)).then(
-        TaskCompleted(task="a", run="a/1", agent="ann", result=Result("done", "c1")),
+        TaskCompleted(task="a", run="a/1", agent="ann", result=Result("done", "c1"), usage=AT_ONCE),
         An(WorkflowCompleted, workflow="w"),
     )
 
@@ -148,7 +148,7 @@ def test_results_too_large_for_a_dispatch_keep_their_commit() -> None:
 
 def test_work_with_tests_is_verified_by_a_tester_on_the_very_commit() -> None:
     given(start(CHECKED), started("a/1", 1)).when(completed("a/1", 1)).then(
-        TaskReported(task="a", run="a/1", agent="ann", result=Result("done", "c1")),
+        TaskReported(task="a", run="a/1", agent="ann", result=Result("done", "c1"), usage=AT_ONCE),
         TaskDispatched(
             workflow="w", task="a", run="a/verify.1", attempt=1, role="tester", token=2, due=NOW + 600,
             lease_seconds=30.0, timeout_seconds=90.0, purpose="verify", repository="/srv/w.git", bases=("c1",),
@@ -166,7 +166,7 @@ def test_a_verification_may_take_as_long_as_its_tests_and_a_minute() -> None:
 def test_green_tests_complete_the_work_of_whoever_did_it() -> None:
     given(start(CHECKED, AFTER_A), completed("a/1", 1)).when(verified("a/verify.1", 2, *green())).then(
         An(TaskStarted, "a", agent="tess"),
-        TaskVerified(task="a", run="a/verify.1", agent="tess", passed=True, receipts=green()),
+        TaskVerified(task="a", run="a/verify.1", agent="tess", passed=True, receipts=green(), usage=AT_ONCE),
         TaskCompleted(task="a", run="a/1", agent="ann", result=Result("done", "c1")),
         An(TaskDispatched, "b", bases=("c1",)),
     )
@@ -224,7 +224,9 @@ def test_a_report_about_a_task_that_never_was_is_refused() -> None:
 def test_cancelling_closes_every_open_task_and_no_other() -> None:
     asking = Task("c", approval=("before_dispatch",))
     given(start(A, B, asking, Task("d", dependencies=("b",))), completed("a/1", 1)).when(CANCEL).then(
-        *(TaskCancelled(task=name) for name in "bcd"), WorkflowCancelled(workflow="w", by="pat")
+        TaskCancelled(task="b", usage=AT_ONCE),
+        *(TaskCancelled(task=name) for name in "cd"),
+        WorkflowCancelled(workflow="w", by="pat"),
     )
 
 

@@ -2,7 +2,22 @@
 
 import msgspec
 import pytest
-from spec import NOW, TESTS, An, completed, failed, given, green, offer_again, red, retry, start, started, verified
+from spec import (
+    AT_ONCE,
+    NOW,
+    TESTS,
+    An,
+    completed,
+    failed,
+    given,
+    green,
+    offer_again,
+    red,
+    retry,
+    start,
+    started,
+    verified,
+)
 
 from domain.commands import ExpireLease, ExpireRun
 from domain.events import (
@@ -46,7 +61,9 @@ def out_of_time(token: int) -> ExpireRun:
 def test_a_failed_attempt_is_tried_again_after_a_while() -> None:
     story = given(start(Task("a", retry=STEADY)), started("a/1", 1)).when(failed("a/1", 1))
     story.then(
-        AttemptFailed(task="a", run="a/1", attempt=1, failure=Failure("agent_error", "it broke"), agent="ann"),
+        AttemptFailed(
+            task="a", run="a/1", attempt=1, failure=Failure("agent_error", "it broke"), agent="ann", usage=AT_ONCE
+        ),
         RetryScheduled(task="a", attempt=2, due=NOW + 10),
     )
     story.when(retry(2)).then(An(TaskDispatched, "a", run="a/2", attempt=2, token=2, bases=("c0",)))
@@ -91,7 +108,9 @@ def test_a_task_whose_tests_fail_is_worked_on_again_from_where_it_began() -> Non
     story = given(start(CHECKED), completed("a/1", 1)).when(verified("a/verify.1", 2, *red(output="1 failed")))
     story.then(
         An(TaskStarted),
-        TaskVerified(task="a", run="a/verify.1", agent="tess", passed=False, receipts=red(output="1 failed")),
+        TaskVerified(
+            task="a", run="a/verify.1", agent="tess", passed=False, receipts=red(output="1 failed"), usage=AT_ONCE
+        ),
         An(AttemptFailed, failure=Failure("test_failure", "`make test` ended with exit code 1", "1 failed")),
         An(RetryScheduled, attempt=2),
     )

@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cairn.task import Failed, Result, Task
+from cairn.task import Failed, Result, Task, Usage
 from handlers.agents import program as module
 from handlers.agents.program import program
 
@@ -100,7 +101,7 @@ async def test_it_is_given_the_task_and_its_folder_and_no_more(tmp_path: Path) -
     assert given["title"] == "Tïtle" and given["path"] == str(tmp_path)
     assert json.loads((tmp_path / "variable").read_text()) == given
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
-    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"CAIRN_TASK", *ENVIRONMENT}
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"CAIRN_TASK", "CAIRN_NOTES", *ENVIRONMENT}
     assert (tmp_path / "pwd").read_text().strip() == str(tmp_path)
 
 
@@ -153,3 +154,44 @@ async def test_many_at_once_leave_no_descriptor_behind(tmp_path: Path) -> None:
     await asyncio.gather(*(run("echo done", tmp_path) for _ in range(30)))
     await asyncio.sleep(0)
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_what_it_says_it_used_goes_with_its_outcome_good_or_bad(tmp_path: Path) -> None:
+    line = json.dumps({"summary": "done", "usage": {"model": "m", "input_total": 7, "output": 3, "cost_usd": 0.5}})
+    for end in ("", "; exit 3"):
+        agent = program("coder", f"echo '{line}'{end}", environment=ENVIRONMENT)
+        task = Task("w", "a", "a/1", 1, "coder", 1, 30.0, 30.0, path=tmp_path)
+        assert agent._handler is not None
+        with suppress(Failed):
+            await agent._handler(task)
+        assert task.usage == Usage(model="m", input_total=7, output=3, cost_usd=0.5)
+
+
+async def test_a_usage_that_cannot_be_is_an_invalid_result(tmp_path: Path) -> None:
+    for usage in ({"output": -1}, {"output": "many"}, {"input_total": 1, "cache_read": 2}):
+        found = await failure(f"echo '{json.dumps({'usage': usage})}'", tmp_path)
+        assert found.type == "invalid_result"
+
+
+@pytest.mark.parametrize("end", ["", "; exit 3", "; sleep 600"])
+async def test_its_notes_are_read_from_a_file_and_taken_back_however_it_ends(tmp_path: Path, end: str) -> None:
+    cmd = f"""cp "$CAIRN_NOTES" given; printf '{{"old": 1, "new": [2]}}' > "$CAIRN_NOTES"; touch noted{end}"""
+    agent = program("coder", cmd, environment=ENVIRONMENT)
+    task = Task("w", "a", "a/1", 1, "coder", 1, 30.0, 30.0, path=tmp_path, notes={"old": 1})
+    assert agent._handler is not None
+    work = asyncio.create_task(agent._handler(task))  # type: ignore[arg-type]
+    async with asyncio.timeout(SECONDS):
+        while not (tmp_path / "noted").exists():
+            await asyncio.sleep(0.01)
+        if "sleep" in end:
+            work.cancel()
+        await asyncio.wait([work])
+    assert json.loads((tmp_path / "given").read_text()) == {"old": 1}
+    assert task.notes == {"old": 1, "new": [2]}
+    assert work.cancelled() or "sleep" not in end
+
+
+async def test_a_scratchpad_that_is_none_fails_work_that_went_well_and_no_other(tmp_path: Path) -> None:
+    found = await failure('echo "[1]" > "$CAIRN_NOTES"', tmp_path)
+    assert found.type == "invalid_result" and "CAIRN_NOTES" in str(found)
+    assert (await failure('echo "[1]" > "$CAIRN_NOTES"; exit 3', tmp_path)).type == "agent_error"

@@ -10,7 +10,11 @@ from domain.commands import (
     Redispatch,
     ReportCompleted,
     ReportFailed,
+    ReportNoted,
+    ReportReserve,
+    ReportSettle,
     ReportStarted,
+    ReportUsage,
     ReportVerified,
     Restore,
     Retry,
@@ -20,8 +24,9 @@ from domain.commands import (
 from domain.events import WorkflowEvent
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Plan, Task, Test
+from domain.plan import AcceptanceCriteria, Budget, Plan, Task, Test
 from domain.state import TaskState, Workflow, replay
+from domain.usage import Spent
 from domain.workflow import decide
 
 NOW = 1_800_000_000.0
@@ -65,7 +70,8 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
         )
         for n, task in enumerate(names)
     ]
-    plan = Plan(id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks))
+    budget = random.choice([Budget(), Budget(tokens=random.randint(1, 60), attempts=9), Budget(seconds=30.0)])
+    plan = Plan(id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), budget=budget)
     return StartWorkflow(now=now, workflow=name, plan=plan, base="c0", repository="/r", lease_seconds=20.0)
 
 
@@ -79,6 +85,11 @@ def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | N
         return Restore(now=now, skipped=100, repository="/restored")
     tasks = [task for task in state.tasks.values() if task.run or task.ask or task.status == "retrying"]
     task = random.choice(tasks or list(state.tasks.values()))
+    if random.random() < 0.03 and task.runs:
+        run = random.choice(task.runs)
+        told = Spent(model="m", input_total=random.randint(0, 9), output=random.choice([None, 7]), cost_usd=0.25)
+        who = {"now": now, "task": task.spec.id, "run": run.id, "token": run.token}
+        return ReportUsage(agent=run.agent or "ann", spent=told, why=random.choice(NASTY), **who)
     if task.ask:
         ask = state.asks[task.ask]
         yes = random.random() < 0.7
@@ -101,11 +112,19 @@ def _about_run(random: Random, task: TaskState, now: float) -> WorkflowCommand:
         return ExpireLease(**deadline)
     if chance < 0.15:
         return ExpireRun(**deadline)
-    if chance < 0.4:
+    if chance < 0.38:
         return ReportStarted(**who)
+    if chance < 0.4:
+        return ReportNoted(key="tried", value=random.choice(NASTY)[:1000], **who)
+    if chance < 0.45:
+        call = f"c{random.randint(0, 2)}"
+        if random.random() < 0.5:
+            return ReportReserve(call=call, tokens=random.choice([None, 5, 50]), **who)
+        return ReportSettle(call=call, spent=Spent(input_total=random.choice([None, 5]), output=1), **who)
     if chance < 0.55:
         failure = Failure(random.choice(FAILURE_TYPES), random.choice(NASTY), random.choice(NASTY))
-        return ReportFailed(failure=failure, **who)
+        spent = random.choice([None, Spent(turns=1), Spent(model=random.choice(NASTY), input_total=3, output=4)])
+        return ReportFailed(failure=failure, spent=spent, **who)
     if run.purpose == "work":
         commit = random.choice([None, f"c{run.token}"])
         result = Result(random.choice(NASTY), commit, (random.choice(NASTY),), {"k": random.choice(NASTY)})
