@@ -124,6 +124,14 @@ def answer(id: str, ask: str, approved: bool, shown: str, because: str) -> Call:
     return _command(path, {"approved": approved, "shown": shown, "because": because})
 
 
+def pause_dispatch(role: str | None, reason: str) -> Call:
+    return _command(f"{API}/pause", {"role": role, "reason": reason})
+
+
+def resume_dispatch(role: str | None, rate: float | None, reason: str) -> Call:
+    return _command(f"{API}/resume", {"role": role, "rate": rate, "reason": reason})
+
+
 def workflows(limit: int, status: str | None, at_least: int | None) -> Call:
     return Call("GET", _query(f"{API}/workflows", limit=limit, status=status, at_least=at_least))
 
@@ -143,6 +151,7 @@ def next_page(link: str | None) -> Call | None:
     return Call("GET", found[1], headers={"Accept": "application/x-ndjson"}) if found else None
 
 
+QUEUE = Call("GET", f"{API}/queue")
 VERSION = Call("GET", "/version")
 READY = Call("GET", "/readyz?verbose=1")
 

@@ -16,6 +16,19 @@ class StartWorkflow(Command, frozen=True, kw_only=True):
     repository: str | None = None
     base: str | None = None
     lease_seconds: float = 30.0
+    queued: bool = False
+    limited_roles: tuple[str, ...] = ()
+
+
+class Admit(Command, frozen=True, kw_only=True):
+    """The workflow has its place among those that run at once."""
+
+
+class Grant(Command, frozen=True, kw_only=True):
+    """The run that waits for a slot has all it needs."""
+
+    task: str
+    run: str
 
 
 class Report(Command, frozen=True, kw_only=True):
@@ -96,6 +109,8 @@ class Restore(Command, frozen=True, kw_only=True):
 
 WorkflowCommand = (
     StartWorkflow
+    | Admit
+    | Grant
     | ReportStarted
     | ReportCompleted
     | ReportFailed

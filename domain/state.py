@@ -21,11 +21,13 @@ from domain.events import (
     TaskCompleted,
     TaskDispatched,
     TaskFailed,
+    TaskQueued,
     TaskReported,
     TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
+    WorkflowAdmitted,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowEvent,
@@ -37,10 +39,10 @@ from domain.outcome import Failure, Receipt, Result
 from domain.plan import FailureSign, Task
 
 TaskStatus = Literal[
-    "pending", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
+    "pending", "queued", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
     "completed", "failed", "cancelled", "skipped",
 ]  # fmt: skip
-WorkflowStatus = Literal["unknown", "running", "completed", "failed", "cancelled"]
+WorkflowStatus = Literal["unknown", "queued", "running", "completed", "failed", "cancelled"]
 
 CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "skipped"})
 
@@ -50,7 +52,8 @@ TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 """Failures that are the tester's own when it brings no receipts: they say nothing of the work."""
 
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
-    "pending": frozenset({"dispatched", "waiting", "skipped", "cancelled"}),
+    "pending": frozenset({"queued", "dispatched", "waiting", "skipped", "cancelled"}),
+    "queued": frozenset({"dispatched", "cancelled"}),
     "dispatched": frozenset({"dispatched", "running", "cancelled"}),
     "running": frozenset(
         {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
@@ -58,9 +61,9 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "verifying": frozenset(
         {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
     ),
-    "retrying": frozenset({"dispatched", "cancelled"}),
+    "retrying": frozenset({"queued", "dispatched", "cancelled"}),
     "branched": frozenset({"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled"}),
-    "waiting": frozenset({"dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
+    "waiting": frozenset({"queued", "dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
@@ -68,7 +71,8 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
 }  # fmt: skip
 """From a task's status to those that may follow it. `verifying` covers the run of its tests from its dispatch on."""
 WORKFLOW_TRANSITIONS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
-    "unknown": frozenset({"running"}),
+    "unknown": frozenset({"queued", "running"}),
+    "queued": frozenset({"running", "cancelled"}),
     "running": frozenset({"completed", "failed", "cancelled"}),
     "completed": frozenset(),
     "failed": frozenset(),
@@ -122,6 +126,7 @@ class Workflow(msgspec.Struct):
     base: str | None = None
     lease_seconds: float = 30.0
     signs: tuple[FailureSign, ...] = ()
+    limited_roles: tuple[str, ...] = ()
     tasks: dict[str, TaskState] = msgspec.field(default_factory=dict)
     dependents: dict[str, list[str]] = msgspec.field(default_factory=dict)
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
@@ -150,6 +155,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
                 task.status = "verifying"
             task.attempt = attempt
             state.tokens = token
+        case TaskQueued(task=name):
+            state.tasks[name].status = "queued"
         case TaskStarted(task=name, agent=agent):
             task = state.tasks[name]
             if task.run:
@@ -207,9 +214,10 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             if not approved:
                 task.failure = refusal(by, because)
         case WorkflowStarted(workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease):
-            state.id, state.status = name, "running"
+            state.id, state.status = name, "queued" if event.queued else "running"
             state.repository, state.base, state.lease_seconds = repository, base, lease
             state.open, state.signs = len(plan.tasks), plan.failure_signs
+            state.limited_roles = event.limited_roles
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
@@ -217,6 +225,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
                     state.dependents.setdefault(need, []).append(spec.id)
         case WorkflowRestored(tokens=tokens, repository=repository):
             state.tokens, state.repository = tokens, repository
+        case WorkflowAdmitted():
+            state.status = "running"
         case WorkflowCompleted():
             state.status = "completed"
         case WorkflowFailed():
@@ -236,6 +246,11 @@ def is_lost(failure: Failure, run: Run | None) -> bool:
 
 def refusal(by: str, because: str) -> Failure:
     return Failure("refused", because or f"{by} refused it")
+
+
+def next_run(task: TaskState) -> str:
+    """The run that a task's next attempt will be."""
+    return f"{task.spec.id}/{task.attempt + 1}"
 
 
 def waiting(state: Workflow, branch: TaskState) -> TaskState:

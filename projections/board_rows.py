@@ -12,7 +12,7 @@ from domain.events import AskKind, Purpose
 from domain.outcome import Failure, Receipt
 from domain.state import TaskStatus
 
-WorkflowStatus = Literal["running", "waiting", "completed", "failed", "cancelled"]
+WorkflowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
 Outcome = Literal["reported", "completed", "passed", "failed", "cancelled"]
 
 
