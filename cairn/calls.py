@@ -129,6 +129,14 @@ def raise_budget(id: str, scope: str, because: str, amount: Mapping[str, float])
     return _command(f"{API}/workflows/{quote(id, safe='')}/budget", body)
 
 
+def pause_dispatch(role: str | None, reason: str) -> Call:
+    return _command(f"{API}/pause", {"role": role, "reason": reason})
+
+
+def resume_dispatch(role: str | None, rate: float | None, reason: str) -> Call:
+    return _command(f"{API}/resume", {"role": role, "rate": rate, "reason": reason})
+
+
 def workflows(limit: int, status: str | None, at_least: int | None) -> Call:
     return Call("GET", _query(f"{API}/workflows", limit=limit, status=status, at_least=at_least))
 
@@ -148,6 +156,7 @@ def next_page(link: str | None) -> Call | None:
     return Call("GET", found[1], headers={"Accept": "application/x-ndjson"}) if found else None
 
 
+QUEUE = Call("GET", f"{API}/queue")
 VERSION = Call("GET", "/version")
 READY = Call("GET", "/readyz?verbose=1")
 

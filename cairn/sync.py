@@ -79,6 +79,20 @@ class SyncClient:
         Conflict if it does not limit that."""
         return self._ask(calls.raise_budget(id, scope, because, amount))
 
+    def pause_dispatch(self, role: str | None = None, reason: str = "") -> Json:
+        """Nothing is handed out to agents of the role, or to any, before `resume_dispatch`: what `queue` gives, and the
+        `position` (None: it was paused)."""
+        return self._ask(calls.pause_dispatch(role, reason))
+
+    def resume_dispatch(self, role: str | None = None, rate: float | None = None, reason: str = "") -> Json:
+        """Hands out work again, `rate` dispatches a minute until nothing waits; answers as `pause_dispatch` does."""
+        return self._ask(calls.resume_dispatch(role, rate, reason))
+
+    def queue(self) -> Json:
+        """`{"paused": [], "rates": [], "granted": int, "waiting": int, "claims": []}`: granted claims, then those that
+        wait, in turn."""
+        return self._ask(calls.QUEUE)
+
     def workflows(self, limit: int = 50, *, status: str | None = None, at_least: int | None = None) -> list[Json]:
         """At most `limit` (1,000) workflows, the newest first, as the board's rows of at least that position."""
         found: list[Json] = self._ask(calls.workflows(limit, status, at_least))["workflows"]

@@ -20,6 +20,19 @@ class StartWorkflow(Command, frozen=True, kw_only=True):
     base: str | None = None
     lease_seconds: float = 30.0
     prices: Prices | None = None
+    queued: bool = False
+    limited_roles: tuple[str, ...] = ()
+
+
+class Admit(Command, frozen=True, kw_only=True):
+    """The workflow has its place among those that run at once."""
+
+
+class Grant(Command, frozen=True, kw_only=True):
+    """The run that waits for a slot has all it needs."""
+
+    task: str
+    run: str
 
 
 class Report(Command, frozen=True, kw_only=True):
@@ -140,6 +153,8 @@ class Restore(Command, frozen=True, kw_only=True):
 
 WorkflowCommand = (
     StartWorkflow
+    | Admit
+    | Grant
     | ReportStarted
     | ReportCompleted
     | ReportFailed

@@ -25,6 +25,7 @@ from domain.events import (
     TaskCompleted,
     TaskDispatched,
     TaskFailed,
+    TaskQueued,
     TaskReported,
     TaskRerouted,
     TaskSkipped,
@@ -34,7 +35,7 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
-from domain.state import CLOSED, OFFER_SECONDS, Run, TaskState, Workflow, bases, is_lost, waiting
+from domain.state import CLOSED, OFFER_SECONDS, Run, TaskState, Workflow, bases, is_lost, next_run, waiting
 from domain.usage import Spent, Usage, usage
 
 VERIFIER_ROLE = "tester"
@@ -65,6 +66,10 @@ class Consequences:
             self._booked = len(self.events)
         return self._books
 
+    def begin(self) -> None:
+        """All that waits for nothing else."""
+        self.ready([task for task in self.state.tasks.values() if not task.missing])
+
     def ready(self, tasks: Iterable[TaskState]) -> None:
         """All that can begin at once, the most urgent first."""
         for task in sorted(tasks, key=lambda task: -task.spec.priority):
@@ -74,8 +79,24 @@ class Consequences:
                 self.dispatch(task)
 
     def dispatch(self, task: TaskState) -> None:
-        attempt = task.attempt + 1
-        self._offer(task, f"{task.spec.id}/{attempt}", attempt, self._bases(task))
+        """The next attempt, if need be when it has its slot."""
+        if not self._queues(task):
+            self.grant(task)
+
+    def grant(self, task: TaskState) -> None:
+        self._offer(task, next_run(task), task.attempt + 1, self._bases(task))
+
+    def _queues(self, task: TaskState) -> bool:
+        spec = task.spec
+        if not spec.resources and spec.agent_role not in self.state.limited_roles:
+            return False
+        self.events.append(
+            TaskQueued(
+                task=spec.id, run=next_run(task), role=spec.agent_role, resources=spec.resources,
+                priority=spec.priority,
+            )
+        )  # fmt: skip
+        return True
 
     def _offer(
         self, task: TaskState, run: str, attempt: int, start: tuple[str, ...], debug: Debug | None = None
@@ -231,8 +252,10 @@ class Consequences:
         debug = branches.told(self.state, task, failure)
         self.events.append(TaskBranched(task=task.spec.id, branch=spec, depth=depth, debug=debug))
         self._open += 1
-        start = (debug.commit,) if debug.commit else self._bases(task)
-        self._offer(TaskState(spec, depth=depth), f"{spec.id}/1", 1, start, debug)
+        opened = TaskState(spec, depth=depth)
+        if not self._queues(opened):
+            start = (debug.commit,) if debug.commit else self._bases(task)
+            self._offer(opened, next_run(opened), 1, start, debug)
 
     def fail(self, task: TaskState, failure: Failure) -> None:
         spec = task.spec

@@ -9,5 +9,9 @@ class NotFound(Refused):
     """There is no such workflow, task or ask."""
 
 
+class Full(Refused):
+    """There is no room for it now: the same may be asked again later."""
+
+
 class Conflict(Refused):
     """It was true when you looked, and is no longer: look again."""

@@ -39,7 +39,10 @@ class Debug(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 
 class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
-    """A plan was accepted. `base` is the commit all work starts from, `repository` the path or URL that holds it."""
+    """A plan was accepted. `base` is the commit all work starts from, `repository` the path or URL that holds it.
+
+    If it is `queued`, nothing of it is dispatched before `workflow.admitted`. Tasks of `limited_roles` wait for a slot.
+    """
 
     workflow: str
     plan: Plan
@@ -47,6 +50,24 @@ class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
     base: str | None = None
     lease_seconds: float = 30.0
     prices: Prices | None = None
+    queued: bool = False
+    limited_roles: tuple[str, ...] = ()
+
+
+class WorkflowAdmitted(Event, frozen=True, tag="workflow.admitted"):
+    """It is one of those that run at once."""
+
+    workflow: str
+
+
+class TaskQueued(Event, frozen=True, tag="task.queued"):
+    """The run could be dispatched, and waits until its resources and a slot of its role are its own."""
+
+    task: str
+    run: str
+    role: str
+    resources: tuple[str, ...] = ()
+    priority: int = 0
 
 
 class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
@@ -293,6 +314,8 @@ class LedgerRestored(Event, frozen=True, tag="ledger.restored"):
 
 WorkflowEvent = (
     WorkflowStarted
+    | WorkflowAdmitted
+    | TaskQueued
     | TaskDispatched
     | TaskStarted
     | TaskReported

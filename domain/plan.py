@@ -27,6 +27,8 @@ ROLES: tuple[str, ...] = (
 # Python's "$" also matches before a last newline, hence "(?!\n)": ids become subjects, branches and file names.
 ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}(?!\n)$"
 RELATIVE_PATH_PATTERN = r"^(?!/)(?!(.*/)?\.\.(/|$))[^\\\n]+(?!\n)$"
+RESOURCE_PATTERN = r"^[a-z0-9][a-z0-9._:/-]{0,99}(?!\n)$"
+MOST_RESOURCES = 16
 LONGEST_SECONDS = 30 * 24 * 3600
 
 Id = Annotated[
@@ -41,6 +43,13 @@ RelativePath = Annotated[
     Meta(
         description='A relative path, parts divided by "/", without "..".',
         extra_json_schema={"pattern": RELATIVE_PATH_PATTERN},
+    ),
+]
+Resource = Annotated[
+    str,
+    Meta(
+        description='What only one task at a time may use, as "repo:x": at most 100 of a-z, 0-9, ".", "_", ":", "/", "-".',
+        extra_json_schema={"pattern": RESOURCE_PATTERN},
     ),
 ]
 Timeout = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
@@ -172,6 +181,13 @@ class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     ] = ()
     budget: Annotated[Budget, Meta(description="What it may use in all, its branches included.")] = Budget()
     priority: Annotated[int, Meta(ge=-1000, le=1000, description="Of tasks that are ready, higher goes first.")] = 0
+    resources: Annotated[
+        tuple[Resource, ...],
+        Meta(
+            description="What no other task of any workflow may use while an agent works on this one.",
+            extra_json_schema={**_UNIQUE, "maxItems": MOST_RESOURCES},
+        ),
+    ] = ()
     inputs: Annotated[dict[str, Any], Meta(description="Values handed to the agent as they are.")] = {}
     files: Annotated[tuple[RelativePath, ...], Meta(description="Files of the workspace the task is about.")] = ()
     metadata: Metadata = {}

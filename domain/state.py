@@ -26,12 +26,14 @@ from domain.events import (
     TaskDispatched,
     TaskFailed,
     TaskNoted,
+    TaskQueued,
     TaskReported,
     TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
     UsageCorrected,
+    WorkflowAdmitted,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowEvent,
@@ -44,10 +46,10 @@ from domain.plan import FailureSign, Task
 from domain.usage import Prices, Usage
 
 TaskStatus = Literal[
-    "pending", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
+    "pending", "queued", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
     "completed", "failed", "cancelled", "skipped",
 ]  # fmt: skip
-WorkflowStatus = Literal["unknown", "running", "completed", "failed", "cancelled"]
+WorkflowStatus = Literal["unknown", "queued", "running", "completed", "failed", "cancelled"]
 
 CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "skipped"})
 
@@ -59,7 +61,8 @@ TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 """Failures that are the tester's own when it brings no receipts: they say nothing of the work."""
 
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
-    "pending": frozenset({"dispatched", "waiting", "skipped", "cancelled"}),
+    "pending": frozenset({"queued", "dispatched", "waiting", "skipped", "cancelled"}),
+    "queued": frozenset({"dispatched", "cancelled"}),
     "dispatched": frozenset({"dispatched", "running", "cancelled"}),
     "running": frozenset(
         {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
@@ -67,9 +70,9 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "verifying": frozenset(
         {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
     ),
-    "retrying": frozenset({"dispatched", "waiting", "cancelled"}),
+    "retrying": frozenset({"queued", "dispatched", "waiting", "cancelled"}),
     "branched": frozenset({"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled"}),
-    "waiting": frozenset({"dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
+    "waiting": frozenset({"queued", "dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
@@ -77,7 +80,8 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
 }  # fmt: skip
 """From a task's status to those that may follow it. `verifying` covers the run of its tests from its dispatch on."""
 WORKFLOW_TRANSITIONS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
-    "unknown": frozenset({"running"}),
+    "unknown": frozenset({"queued", "running"}),
+    "queued": frozenset({"running", "cancelled"}),
     "running": frozenset({"completed", "failed", "cancelled"}),
     "completed": frozenset(),
     "failed": frozenset(),
@@ -145,6 +149,7 @@ class Workflow(msgspec.Struct):
     lease_seconds: float = 30.0
     signs: tuple[FailureSign, ...] = ()
     prices: Prices | None = None
+    limited_roles: tuple[str, ...] = ()
     tasks: dict[str, TaskState] = msgspec.field(default_factory=dict)
     dependents: dict[str, list[str]] = msgspec.field(default_factory=dict)
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
@@ -176,6 +181,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
                 task.status = "verifying"
             task.attempt = attempt
             state.tokens = token
+        case TaskQueued(task=name):
+            state.tasks[name].status = "queued"
         case TaskStarted(task=name, agent=agent, lease_until=lease_until):
             task = state.tasks[name]
             if task.run:
@@ -246,9 +253,10 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case WorkflowStarted(
             workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease, prices=prices
         ):
-            state.id, state.status = name, "running"
+            state.id, state.status = name, "queued" if event.queued else "running"
             state.repository, state.base, state.lease_seconds, state.prices = repository, base, lease, prices
             state.open, state.signs, state.books = len(plan.tasks), plan.failure_signs, opened(plan)
+            state.limited_roles = event.limited_roles
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
@@ -256,6 +264,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
                     state.dependents.setdefault(need, []).append(spec.id)
         case WorkflowRestored(tokens=tokens, repository=repository):
             state.tokens, state.repository = tokens, repository
+        case WorkflowAdmitted():
+            state.status = "running"
         case WorkflowCompleted():
             state.status = "completed"
         case WorkflowFailed():
@@ -278,6 +288,11 @@ def is_lost(failure: Failure, run: Run | None) -> bool:
 
 def refusal(by: str, because: str) -> Failure:
     return Failure("refused", because or f"{by} refused it")
+
+
+def next_run(task: TaskState) -> str:
+    """The run that a task's next attempt will be."""
+    return f"{task.spec.id}/{task.attempt + 1}"
 
 
 def waiting(state: Workflow, branch: TaskState) -> TaskState:

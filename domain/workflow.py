@@ -12,10 +12,12 @@ import msgspec
 
 from domain import notes, spending
 from domain.commands import (
+    Admit,
     Answer,
     Cancel,
     ExpireLease,
     ExpireRun,
+    Grant,
     RaiseBudget,
     Redispatch,
     Report,
@@ -42,6 +44,7 @@ from domain.events import (
     TaskReported,
     TaskStarted,
     TaskVerified,
+    WorkflowAdmitted,
     WorkflowCancelled,
     WorkflowEvent,
     WorkflowRestored,
@@ -51,7 +54,7 @@ from domain.failures import classify
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
 from domain.shape import misfit
-from domain.state import CLOSED, Run, TaskState, Workflow, evolve, refusal
+from domain.state import CLOSED, Run, TaskState, Workflow, evolve, next_run, refusal
 
 MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
 """What a second run of the same tests can turn out to be nothing but chance."""
@@ -86,6 +89,15 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
             then = Consequences(state, command.now)
             then.dispatch(task)
             return then.events
+        case Admit():
+            return _admit(state, command)
+        case Grant(task=name, run=run):
+            task = state.tasks.get(name)
+            if task is None or task.status != "queued" or next_run(task) != run:
+                return []
+            then = Consequences(state, command.now)
+            then.grant(task)
+            return then.events
         case Answer():
             return _answer(state, command)
         case RaiseBudget():
@@ -106,11 +118,22 @@ def _start(state: Workflow, command: StartWorkflow) -> list[WorkflowEvent]:
         raise Conflict(f"workflow {command.workflow} was started before; give this run an id of its own")
     started = WorkflowStarted(
         workflow=command.workflow, plan=command.plan, repository=command.repository, base=command.base,
-        lease_seconds=command.lease_seconds, prices=command.prices,
+        lease_seconds=command.lease_seconds, prices=command.prices, queued=command.queued,
+        limited_roles=command.limited_roles,
     )  # fmt: skip
     then = Consequences(evolve(Workflow(), started), command.now)
     then.events.append(started)
-    then.ready([task for task in then.state.tasks.values() if not task.missing])
+    if not command.queued:
+        then.begin()
+    return then.events
+
+
+def _admit(state: Workflow, command: Admit) -> list[WorkflowEvent]:
+    if state.status != "queued":
+        return []
+    then = Consequences(msgspec.structs.replace(state, status="running"), command.now)
+    then.events.append(WorkflowAdmitted(workflow=state.id))
+    then.begin()
     return then.events
 
 
@@ -298,7 +321,7 @@ def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
 def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
     if state.status == "cancelled":
         return []
-    if state.status != "running":
+    if state.status not in ("queued", "running"):
         raise Refused(f"workflow {state.id} is {state.status}: nothing is left to cancel")
     open_tasks = [task for task in state.tasks.values() if task.status not in CLOSED]
     then = Consequences(state, command.now)
@@ -310,7 +333,7 @@ def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
 
 def _restore(state: Workflow, command: Restore) -> list[WorkflowEvent]:
     """Whoever holds a lease may have gone on in the life that is given up, so every run that is out is offered anew."""
-    if state.status != "running":
+    if state.status not in ("queued", "running"):
         return []
     tokens = state.tokens + command.skipped
     moved = msgspec.structs.replace(state, tokens=tokens, repository=command.repository)

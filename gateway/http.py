@@ -14,19 +14,21 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import asdict
 
+from domain.claims import Limits
 from domain.commands import Answer, Cancel, RaiseBudget, StartWorkflow, WorkflowCommand
 from domain.errors import NotFound
 from domain.events import AskAnswered, BudgetRaised, WorkflowCancelled, WorkflowStarted
 from domain.usage import Prices
 from domain.validate import parse
 from domain.validate import problems as problems_of
-from gateway import requests, stream
+from gateway import queue, requests, stream
 from gateway.access import access
 from gateway.health import Orphans, checks
 from gateway.metrics import Metrics
 from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
 from gateway.start import Starts
 from handlers.execute import Executor, Order, trace_of
+from handlers.slots import Slots
 from ledger.ledger import Ledger
 from ledger.ports import Bus
 from ledger.postgres import Pool
@@ -53,15 +55,18 @@ def application(
     version: str,
     lease_seconds: float = 30.0,
     prices: Prices | None = None,
+    slots: Slots | None = None,
+    max_queued: int = 1_000,
     hosts: Collection[str] = (),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`.
 
-    `lease_seconds` is what agents of new workflows are given; `hosts` are names besides this machine's own under which
+    `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
+    most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
     it may be asked. ValueError without a token.
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
-    commands = _Commands(executor, ledger, lease_seconds, prices)
+    commands = _Commands(executor, ledger, lease_seconds, prices, slots, max_queued)
     views = _Views(ledger, board, pool)
     events = _Events(stream.Events(ledger))
     system = _System(ledger, bus, board, pool, version)
@@ -72,6 +77,7 @@ def application(
             web.post(f"{API}/workflows/{{workflow}}/cancel", commands.cancel),
             web.post(f"{API}/workflows/{{workflow}}/asks/{{ask}}/answer", commands.answer),
             web.post(f"{API}/workflows/{{workflow}}/budget", commands.raise_budget),
+            *queue.routes(API, slots),
             web.get(f"{API}/workflows", views.page),
             web.get(f"{API}/workflows/{{workflow}}", views.detail),
             web.get(f"{API}/events", events.read, allow_head=False),
@@ -87,10 +93,18 @@ def application(
 
 
 class _Commands:
-    def __init__(self, executor: Executor, ledger: Ledger, lease_seconds: float, prices: Prices | None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        ledger: Ledger,
+        lease_seconds: float,
+        prices: Prices | None,
+        slots: Slots | None,
+        max_queued: int,
+    ) -> None:
         self._executor, self._ledger, self._lease_seconds = executor, ledger, lease_seconds
-        self._prices = prices
-        self._starts = Starts(executor, ledger)
+        self._prices, self._limits = prices, slots.limits if slots else Limits()
+        self._starts = Starts(executor, ledger, slots, max_queued)
 
     async def validate(self, request: web.Request) -> web.Response:
         """The body is the plan itself. 200 whatever is found: `{valid, errors: [{pointer, detail, hint}]}`."""
@@ -112,13 +126,11 @@ class _Commands:
             command = StartWorkflow(
                 now=time.time(), workflow=name, plan=plan, repository=asked.repository, base=asked.base,
                 lease_seconds=self._lease_seconds, prices=self._prices,
+                queued=self._limits.max_workflows is not None, limited_roles=tuple(self._limits.role_slots),
             )  # fmt: skip
             return Order(command_id, command, actor, trace)
 
-        if asked.id is not None:
-            recorded = await self._executor.submit(asked.id, order(asked.id))
-        else:
-            recorded = await self._starts.start(plan.id, order)
+        recorded = await self._starts.start(command_id, asked.id, plan.id, order)
         match recorded[0].event:
             case WorkflowStarted(workflow=name, repository=asked.repository, base=asked.base) as started if (
                 started.plan == plan and asked.id in (None, name)

@@ -12,7 +12,7 @@ import psycopg
 import structlog
 from aiohttp import web
 
-from domain.errors import Conflict, NotFound, Refused
+from domain.errors import Conflict, Full, NotFound, Refused
 from domain.validate import InvalidPlan, Problem
 from ledger.errors import LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
 
@@ -21,6 +21,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CONTENT_TYPE = "application/problem+json"
 AGAIN_SECONDS = 1
 """When to ask again after a fault that passes by itself."""
+FULL_SECONDS = 5
+"""When to ask again for room that comes as others end."""
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +92,8 @@ def understood(error: Exception) -> Unacceptable | None:
             )
         case NotFound():
             return Unacceptable(404, "not_found", str(error))
+        case Full():
+            return Unacceptable(429, "full", str(error), headers={"Retry-After": str(FULL_SECONDS)})
         case Conflict():
             return Unacceptable(409, "conflict", str(error))
         case Refused():

@@ -6,7 +6,7 @@ so any number of these loops fire each deadline once.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol, assert_never
 from uuid import UUID, uuid5
 
@@ -52,19 +52,27 @@ class Due(Protocol):
 
 
 class Timers(Protocol):
-    async def due(self, now: float) -> Sequence[Due]:
-        """What has fallen due at `now` (seconds since the epoch), leases that are still held by heartbeats left out.
+    async def due(self, now: float, unanswered: Collection[str] = ()) -> Sequence[Due]:
+        """What has fallen due at `now` (seconds since the epoch), leases that are still held by heartbeats left out, and
+        offers to the `unanswered` roles ("": to all).
 
         LedgerUnavailable when nobody can tell.
         """
         ...
 
-    async def next_due(self) -> float | None: ...
+    async def next_due(self, unanswered: Collection[str] = ()) -> float | None: ...
 
 
 class Deadlines:
-    def __init__(self, timers: Timers, executor: Executor, now: Callable[[], float] = time.time) -> None:
-        self._timers, self._executor, self._now = timers, executor, now
+    def __init__(
+        self,
+        timers: Timers,
+        executor: Executor,
+        now: Callable[[], float] = time.time,
+        unanswered: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """`unanswered`: the roles that are handed nothing just now, so that their offers are not made again."""
+        self._timers, self._executor, self._now, self._unanswered = timers, executor, now, unanswered
         self.bell = asyncio.Event()
         """Ring it when the view has changed."""
 
@@ -82,7 +90,7 @@ class Deadlines:
     async def fire(self) -> int:
         """Fires all that is due; how many there were."""
         now = self._now()
-        due = await self._timers.due(now)
+        due = await self._timers.due(now, self._unanswered())
         answers = [self._executor.submit(one.workflow, _order(one, now)) for one in due]
         for answer in await asyncio.gather(*answers, return_exceptions=True):
             if isinstance(answer, BaseException) and not isinstance(answer, Refused):
@@ -90,7 +98,7 @@ class Deadlines:
         return len(due)
 
     async def _until_next(self) -> float:
-        soonest = await self._timers.next_due()
+        soonest = await self._timers.next_due(self._unanswered())
         return POLL_SECONDS if soonest is None else min(max(soonest - self._now(), 0.0), POLL_SECONDS)
 
     async def _wait(self, seconds: float) -> None:

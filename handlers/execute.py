@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from domain.commands import Command, StartWorkflow
-from domain.errors import Refused
+from domain.errors import Full, Refused
 from domain.events import Event, LedgerEvent
 from handlers.kinds import WORKFLOW, Kind
 from ledger.append import Append, NewEvent
@@ -36,6 +36,8 @@ CACHED_TASKS = 30_000
 SNAPSHOT_EVENTS = 1_000
 """After so many events of a stream its state is kept, or after a quarter as many as it has tasks if those are more: a
 state is as large as its tasks, so the cost of keeping it stays the same for each event, some 20 us."""
+PENDING_COMMANDS = 20_000
+"""More that wait at once in this process are refused: each may hold a plan or a result, and memory has an end."""
 CONFLICTS = 20
 """Lost races after which a command is given up; others made progress each time."""
 
@@ -98,14 +100,23 @@ class Executor:
         self._queues: dict[str, deque[_Pending]] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._cases = _Cases()
+        self._pending = 0
 
     def submit(self, key: str, order: Order, kind: Kind[Any] = WORKFLOW) -> asyncio.Future[list[Recorded]]:
-        """Ends in the events the command led to, as recorded (none: it changed nothing), or raises Refused.
+        """Ends in the events the command led to, as recorded (none: it changed nothing), or raises Refused; Full when
+        too many wait.
 
         `key` names the stream among those of its kind. Anything else that it raises is a fault: nobody knows what
         happened, ask again with the same id.
         """
         pending = _Pending(order, asyncio.get_running_loop().create_future())
+        if self._pending >= PENDING_COMMANDS:
+            pending.answer.set_exception(
+                Full(f"{PENDING_COMMANDS} commands wait in this server: ask again in a moment")
+            )
+            return pending.answer
+        self._pending += 1
+        pending.answer.add_done_callback(self._answered)
         stream = kind.prefix + key
         queue = self._queues.get(stream)
         if queue is not None:
@@ -116,6 +127,9 @@ class Executor:
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
         return pending.answer
+
+    def _answered(self, _: asyncio.Future[list[Recorded]]) -> None:
+        self._pending -= 1
 
     async def execute(self, key: str, order: Order, kind: Kind[Any] = WORKFLOW) -> list[Recorded]:
         return await self.submit(key, order, kind)
@@ -128,10 +142,13 @@ class Executor:
                 new = NewEvent(event, event_id(id, 0), actor, causation_id=str(id))
                 await self._ledger.append(Append(stream, version, [new]))
 
-    async def state(self, key: str, kind: Kind[S]) -> S:
-        """It as it stands, empty when it has no events; not to be changed."""
+    async def state(self, key: str, kind: Kind[S], version: int = 0) -> S:
+        """It as it stands, at this version or a later one, empty when it has no events; not to be changed."""
         stream = kind.prefix + key
-        found: S = (self._cases.get(stream) or await self._load(stream, kind)).state
+        case = self._cases.get(stream)
+        if case is None or case.version < version:
+            case = await self._load(stream, kind)
+        found: S = case.state
         return found
 
     async def _drain(self, stream: str, kind: Kind[Any]) -> None:

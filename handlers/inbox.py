@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 import msgspec
 import structlog
 
-from domain.errors import Refused
+from domain.errors import Full, Refused
 from domain.events import ReportRefused
 from handlers.execute import Executor, Order, trace_of
 from handlers.reports import Report, Sender, Verdict, command
@@ -144,13 +144,13 @@ class Inbox:
                     verdict.position = events[-1].position
                 if events and isinstance(refused := events[0].event, ReportRefused):
                     verdict.accepted, verdict.why = False, refused.why
-            case Refused() | NotRecordable() as refusal:
-                verdict.accepted, verdict.why = False, str(refusal)
-            case LedgerUnavailable() | WrongVersion() as away:
+            case LedgerUnavailable() | WrongVersion() | Full() as away:
                 log.warning("inbox.again", workflow=letter.message.subject, why=str(away))
                 letter.again = True
                 self._close(letter)
                 return
+            case Refused() | NotRecordable() as refusal:
+                verdict.accepted, verdict.why = False, str(refusal)
             case fault:
                 self._fault = fault  # not acknowledged: it comes again, to us or to another
                 return

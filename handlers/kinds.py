@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from domain import state, workflow
+from domain import queue, state, workflow
+from domain.queue import Queue
 from domain.state import Workflow
 
 S = TypeVar("S")
@@ -26,4 +27,9 @@ def _tasks(state: Workflow) -> int:
     return len(state.tasks) if state.status == "running" or state.open else 0
 
 
+def _claims(state: Queue) -> int:
+    return 1 + len(state.claims)
+
+
 WORKFLOW = Kind("workflow-", Workflow, workflow.decide, state.evolve, _tasks)
+QUEUE = Kind("queue-", Queue, queue.decide, queue.evolve, _claims)

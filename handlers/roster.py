@@ -18,6 +18,8 @@ log = structlog.get_logger()
 ACK_WAIT_SECONDS = 5
 """A dispatch that was taken and not begun by then goes to another agent."""
 ACK_PENDING = 100_000
+SHUT_UNTIL = "2262-01-01T00:00:00Z"
+"""A consumer that hands out nothing does so until it is told otherwise."""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -41,6 +43,12 @@ class Leases(Protocol):
         ...
 
 
+class Gate(Protocol):
+    async def holds_back(self, role: str) -> bool:
+        """Whether a new consumer of this role hands out nothing before it is opened."""
+        ...
+
+
 class Join(msgspec.Struct):
     role: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
     agent: str
@@ -53,8 +61,8 @@ class Beat(msgspec.Struct):
 
 
 class Roster:
-    def __init__(self, bus: Bus, ledger: Ledger, leases: Leases, tenant: str) -> None:
-        self._bus, self._ledger, self._leases, self._tenant = bus, ledger, leases, tenant
+    def __init__(self, bus: Bus, ledger: Ledger, leases: Leases, gate: Gate, tenant: str) -> None:
+        self._bus, self._ledger, self._leases, self._gate, self._tenant = bus, ledger, leases, gate, tenant
 
     async def open(self) -> None:
         await self._bus.subscribe(f"cairn.{self._tenant}.join", self._join)
@@ -79,9 +87,11 @@ class Roster:
     async def _ensure(self, stream: str, role: str) -> None:
         if "error" not in await self._bus.api(f"CONSUMER.INFO.{stream}.role-{role}"):
             return
+        shut = {"pause_until": SHUT_UNTIL} if await self._gate.holds_back(role) else {}
         await self._bus.ensure_consumer(
             stream,
             {
+                **shut,
                 "durable_name": f"role-{role}",
                 "filter_subject": f"cairn.{self._tenant}.evt.workflow.*.task.dispatched.{role}",
                 "ack_policy": "explicit",

@@ -1,7 +1,7 @@
 """The ports of `handlers`, fulfilled by views and repositories: deadlines and leases, branches and their cursor."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -55,14 +55,14 @@ class Timers:
         self._asked = time.monotonic()
         self._generation = bus.generation
 
-    async def due(self, now: float) -> list[recovery.Due]:
+    async def due(self, now: float, unanswered: Collection[str] = ()) -> list[recovery.Due]:
         async with _lent(self._pool) as connection:
             await self._sweep(connection)
-            return await recovery.due(connection, now, await self._since(connection))
+            return await recovery.due(connection, now, await self._since(connection), unanswered=unanswered)
 
-    async def next_due(self) -> float | None:
+    async def next_due(self, unanswered: Collection[str] = ()) -> float | None:
         async with _lent(self._pool) as connection:
-            return await recovery.next_due(connection, await self._since(connection))
+            return await recovery.next_due(connection, await self._since(connection), unanswered)
 
     async def _since(self, connection: Connection) -> float:
         """From when on heartbeats were taken without a break, as seconds since the epoch."""

@@ -4,7 +4,7 @@
 cannot do without. `history.jsonl` is a small ledger with envelopes and digests, `states.json` what its streams fold to.
 What an earlier release wrote the same way is not written again. Tests read all of it with today's code: an event that
 changes its shape fails them until it has a new file, and one that can no longer be read fails them for good.
-Its story is long: every event has to happen in it.
+It is long because it tells a story in which every event there is happens.
 """
 
 import argparse
@@ -19,9 +19,13 @@ from uuid import UUID
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct, inspect
 
+from domain import queue
+from domain.claims import Claim, FreeClaim, Limits, PauseDispatch, PlaceClaim, QueueCommand, ResumeDispatch
 from domain.commands import (
+    Admit,
     Answer,
     Cancel,
+    Grant,
     RaiseBudget,
     Report,
     ReportCompleted,
@@ -82,7 +86,7 @@ def sample(struct: type[S], *, full: bool) -> S:
 
 def history() -> list[Line]:
     """A workflow that completes after detours, ones that fail, are cancelled, restored: every event there is."""
-    told = _Story()
+    told, one = _Story(), Limits(max_workflows=1)
     tests = AcceptanceCriteria((Test("make test", 20.0),))
     told.start(
         "mended",
@@ -116,6 +120,18 @@ def history() -> list[Line]:
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
     told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
     told.do(Cancel(now=told.now, by="pat", reason="no longer wanted"), "pat")
+    told.start("limited", Task("a", resources=("repo:x",)), queued=True)
+    told.queue(
+        PlaceClaim(now=told.now, limits=one, claim=Claim("limited", "limited")),
+        PauseDispatch(now=told.now, limits=one, by="pat", reason="incident"),
+        PauseDispatch(now=told.now, limits=one, by="pat", role="coder"),
+        ResumeDispatch(now=told.now, limits=one, by="pat", rate=30.0),
+        ResumeDispatch(now=told.now, limits=one, by="pat", role="coder"),
+    )
+    told.do(Admit(now=told.now), "queue")
+    told.do(Grant(now=told.now, task="a", run="a/1"), "queue")
+    told.report("a", result=Result("done"))
+    told.queue(FreeClaim(now=told.now, limits=one, claim="limited"))
     told.start("restored", Task("a"), Task("b", dependencies=("a",)))
     told.note("ledger-main", LedgerRestored(position=len(told.lines), previous_epoch=1, epoch=2, taken_at=told.now))
     told.do(Restore(now=told.now, skipped=70_000, repository="/srv/restored.git"), "cairn restore")
@@ -187,12 +203,22 @@ class _Story:
         self.now = BEGUN.timestamp()
         self._digest = GENESIS
         self._commands = 0
+        self._queue, self._queued = queue.Queue(), 0
 
-    def start(self, name: str, *tasks: Task) -> None:
+    def start(self, name: str, *tasks: Task, queued: bool = False) -> None:
         self._name, self._state, self._version = name, Workflow(), 0
         plan = Plan(id=name, tasks=tasks)
-        start = StartWorkflow(now=self.now, workflow=name, plan=plan, repository="/srv/w.git", base="c0", prices=PRICES)
+        start = StartWorkflow(
+            now=self.now, workflow=name, plan=plan, repository="/srv/w.git", base="c0", prices=PRICES, queued=queued
+        )
         self.do(start, "pat", TRACE)
+
+    def queue(self, *commands: QueueCommand) -> None:
+        for command in commands:
+            events = queue.decide(self._queue, command)
+            self._queued = self._record("queue-main", self._queued, events, "queue", "main", None)
+            for event in events:
+                queue.evolve(self._queue, event)
 
     def say(self, kind: type[Report], name: str, **said: Any) -> None:
         """What the agent of the task's first attempt says besides its outcome."""

@@ -14,6 +14,7 @@ from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, T
 
 TASKS: dict[TaskStatus, tuple[str, str]] = {
     "pending": ("not yet begun", "its dependencies"),
+    "queued": ("it could be dispatched", "a slot: of its role, and its resources"),
     "dispatched": ("offered to the agents of its role", "a slot: an agent that takes it"),
     "running": ("an agent is at work", "the agent's lease, which heartbeats renew"),
     "verifying": ("its acceptance tests are run on the commit of the result", "the tester's lease"),

@@ -11,16 +11,19 @@ import errno
 import os
 import secrets
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 from aiohttp import web
 
 from cairn.bus import Bus
 from cairn.repository import Repository
+from domain.claims import Limits, PauseDispatch
 from gateway.connection import Runner
 from gateway.http import application
 from handlers.branches import Branches
@@ -28,6 +31,8 @@ from handlers.deadlines import Deadlines
 from handlers.execute import Executor
 from handlers.inbox import Inbox
 from handlers.roster import Roster
+from handlers.slots import Slots
+from handlers.valve import Valve
 from ledger.cancel import end
 from ledger.ledger import Ledger
 from ledger.postgres import pool
@@ -60,9 +65,16 @@ class Up(msgspec.Struct, frozen=True):
 
 
 async def up(
-    settings: Settings, *, tell: Callable[[str], None], ready: Callable[[Up], None] | None = None, testers: int = 1
+    settings: Settings,
+    *,
+    tell: Callable[[str], None],
+    ready: Callable[[Up], None] | None = None,
+    testers: int = 1,
+    paused: bool = False,
 ) -> int:
     """Runs the system until SIGINT or SIGTERM, then drains it. `ready` is called once all of it answers.
+
+    `paused`: nothing is handed out to any agent until somebody resumes it.
 
     Raises what made it impossible: ServerFailed, AlreadyRunning, OSError for a port that is taken, MigrationError; and
     CancelledError when the signal comes while the servers start, which can take as long as a recovery does.
@@ -90,7 +102,13 @@ async def up(
         for projection in (board, recovery):
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)
-        deadlines = Deadlines(timers, executor)
+        valve = Valve(bus, ledger, executor)
+        deadlines = Deadlines(timers, executor, unanswered=valve.unanswered)
+        limits = Limits(settings.max_workflows, settings.role_slots)
+        slots = Slots(ledger, executor, Cursor(readers, "slots"), limits, valve)
+        if paused:
+            await slots.dispatch(uuid4(), "cairn up", PauseDispatch(now=time.time(), by="cairn up", reason="--paused"))
+        await slots.open()
         artifacts = await Repository.create(settings.artifacts)
         async with asyncio.TaskGroup() as group:
             jobs = [
@@ -102,15 +120,17 @@ async def up(
                     Inbox(bus, executor, settings.tenant).run(),
                     deadlines.run(),
                     _ring(recovery, deadlines.bell),
+                    slots.run(),
+                    valve.run(),
                     Branches(ledger, Refs(), Cursor(readers, "branches")).run(),
                 )
             ]
-            await Roster(bus, ledger, timers, settings.tenant).open()
+            await Roster(bus, ledger, timers, valve, settings.tenant).open()
             token = secrets.token_urlsafe(32)
             app = application(
                 executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
-                hosts=[settings.listen.rpartition(":")[0].strip("[]")],
+                slots=slots, max_queued=settings.max_queued, hosts=[settings.listen.rpartition(":")[0].strip("[]")],
             )  # fmt: skip
             url = await stack.enter_async_context(listening(app, settings.listen, tell))
             where = Up(

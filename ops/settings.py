@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cairn.config import default_data_dir
+from domain.plan import ID_PATTERN
 from ledger.names import TENANT, TENANT_RULE
 
 SECRETS = ("database_url", "nats_url")
@@ -39,6 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sandbox_image: str = "cairn-sandbox:latest"
     lease_seconds: float = 30.0
     prices: Path | None = None  # None: those that come with Cairn
+    max_workflows: int | None = None  # that run at once; None: any number
+    max_queued: int = 1_000  # workflows that wait for their place; more are refused
+    role_slots: dict[str, int] = {}  # tasks of a role that are worked on at once; a role that is not named: any number
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     origins: dict[str, str] = {}
 
@@ -56,6 +60,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         host, _, port = self.listen.rpartition(":")
         _demand(bool(host) and port.isdigit() and int(port) < 65_536, "listen", "must be host:port, as 127.0.0.1:8700")
         _demand(bool(TENANT.fullmatch(self.tenant)), "tenant", f"must be {TENANT_RULE}")
+        _demand(self.max_workflows is None or self.max_workflows > 0, "max_workflows", "must be 1 or more")
+        _demand(self.max_queued >= 0, "max_queued", "must be 0 or more")
+        slots = self.role_slots.items()
+        named = all(re.search(ID_PATTERN, role) and count > 0 for role, count in slots)
+        _demand(named, "role_slots", "must name roles, each with 1 or more, as coder=2,reviewer=1")
         _demand(0 < self.lease_seconds <= 86_400, "lease_seconds", "must be between 0 and 86400 seconds")
 
     def __repr__(self) -> str:
@@ -74,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def shown(self) -> dict[str, str]:
         """Every setting as text a person may see: credentials are masked, None is 'embedded'."""
         values = {name: getattr(self, name) for name in NAMES}
-        return {name: _masked(value) if name in SECRETS else str(value) for name, value in values.items()}
+        return {name: _masked(value) if name in SECRETS else _spelled(value) for name, value in values.items()}
 
 
 NAMES = tuple(name for name in Settings.__struct_fields__ if name != "origins")
@@ -99,7 +108,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Set
     except msgspec.ValidationError as error:
         # A wrong type ends in "at `$.name`", a rule of ours begins with the name.
         text, _, where = str(error).partition(" - at `$.")
-        name = where.rstrip("`") or text.partition(" ")[0]
+        name = where.rstrip("`").partition("[")[0] or text.partition(" ")[0]
         shown = "" if name in SECRETS else f", not {values[name]!r}"
         raise SettingsInvalid(f"{name} (from {origins[name]}): {text.removeprefix(f'{name} ')}{shown}") from error
 
@@ -108,7 +117,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
     """What our own child processes inherit: the environment, with these settings in it."""
     given = {name: getattr(settings, name) for name in NAMES}
     inherited = {name: value for name, value in os.environ.items() if name not in _FILES}
-    return {**inherited, **{VARIABLES[name]: str(value) for name, value in given.items() if value is not None}}
+    return {**inherited, **{VARIABLES[name]: _spelled(value) for name, value in given.items() if value is not None}}
 
 
 def _from_file(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
@@ -134,7 +143,7 @@ def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, tuple[
     found: dict[str, tuple[Any, str]] = {}
     for name, variable in VARIABLES.items():
         if value := environ.get(variable):
-            found[name] = (_absolute(name, value, cwd), variable)
+            found[name] = (_read_slots(value) if name == "role_slots" else _absolute(name, value, cwd), variable)
         if name in SECRETS and (file := environ.get(f"{variable}_FILE")):
             if name in found:
                 raise SettingsInvalid(f"{variable} and {variable}_FILE are both set: unset one")
@@ -158,6 +167,16 @@ def _absolute(name: str, value: Any, folder: Path) -> Any:
         if name in ("data_dir", "prices") and isinstance(value, (str, Path))
         else value
     )
+
+
+def _read_slots(text: str) -> dict[str, str]:
+    """`coder=2,reviewer=1`."""
+    parts = (part.partition("=") for part in text.split(","))
+    return {role.strip(): count.strip() for role, _, count in parts}
+
+
+def _spelled(value: Any) -> str:
+    return ",".join(f"{name}={count}" for name, count in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _demand(holds: bool, name: str, rule: str) -> None:

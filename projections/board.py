@@ -13,6 +13,7 @@ from domain.events import Purpose
 from domain.state import TRANSITIONS, WORKFLOW_TRANSITIONS, TaskStatus
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
+from projections import claims
 from projections.board_fold import Changes
 from projections.board_rows import (
     BoardAsk,
@@ -32,6 +33,8 @@ __all__ = ["Board", "BoardAsk", "BoardAttempt", "BoardDetail", "BoardTask", "Boa
 
 KEPT_TASKS = 10_000
 STREAM = "workflow-"
+WORKFLOW_STEPS = WORKFLOW_TRANSITIONS | {"queued": WORKFLOW_TRANSITIONS["queued"] | WORKFLOW_TRANSITIONS["running"]}
+"""From a workflow's stored status to those that may follow: one batch may hold its admission and its end."""
 
 
 def _rules() -> dict[LiteralString, LiteralString]:
@@ -51,7 +54,7 @@ def _rules() -> dict[LiteralString, LiteralString]:
         "{task_statuses}": listed(get_args(TaskStatus)),
         "{task_transitions}": branches(TRANSITIONS),
         "{workflow_statuses}": listed(get_args(WorkflowStatus)),
-        "{workflow_transitions}": branches(WORKFLOW_TRANSITIONS),
+        "{workflow_transitions}": branches(WORKFLOW_STEPS),
         "{purposes}": listed(get_args(Purpose)),
         "{outcomes}": listed(get_args(Outcome)),
     }
@@ -64,7 +67,8 @@ def _filled(sql: LiteralString) -> LiteralString:
 
 
 SQL = statements("board")
-SQL["create"] = _filled(SQL["create"])
+SQL["create"] = f"{_filled(SQL['create'])};\n{claims.SQL['create']}"
+SQL["drop"] = f"{SQL['drop']};\n{claims.SQL['drop']}"
 
 _WORKFLOWS = msgspec.json.Decoder(list[BoardWorkflow])
 _ENTRIES = msgspec.json.Decoder(list[Entry])
@@ -84,7 +88,17 @@ async def workflow(connection: Connection, name: str) -> BoardDetail | None:
         attempts = {(attempt.task, attempt.run): attempt for attempt in detail.attempts}
         for task in detail.tasks:
             task.waiting_on = waiting_on(task, detail.tasks, attempts.get((task.task, task.run or "")))
+        if detail.workflow.status == "queued" or any(task.status == "queued" for task in detail.tasks):
+            _tell_slots(detail, await claims.blocked(connection, name))
     return detail
+
+
+def _tell_slots(detail: BoardDetail, slots: dict[str, str]) -> None:
+    for task in detail.tasks:
+        if task.status == "queued":
+            task.waiting_on = slots.get(task.task, task.waiting_on)
+        elif task.status == "pending" and not task.dependencies:
+            task.waiting_on = slots.get("", task.waiting_on)
 
 
 class Board:
@@ -116,6 +130,8 @@ class Board:
         await store(connection, SQL["store_tasks"], tasks.values())
         await store(connection, SQL["store_attempts"], changes.attempts.values())
         await store(connection, SQL["store_asks"], changes.asks.values())
+        if queue := [recorded for recorded in batch if recorded.stream.startswith(claims.STREAM)]:
+            await claims.apply(connection, queue)
         self._let_go(changes)
 
     async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> None:

@@ -19,12 +19,14 @@ from domain.events import (
     TaskDispatched,
     TaskFailed,
     TaskNoted,
+    TaskQueued,
     TaskReported,
     TaskRerouted,
     TaskSkipped,
     TaskStarted,
     TaskVerified,
     UsageCorrected,
+    WorkflowAdmitted,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
@@ -36,7 +38,16 @@ from domain.plan import Task
 from domain.state import TaskStatus, refusal
 from domain.usage import Usage
 from ledger.recorded import Recorded
-from projections.board_rows import BoardAsk, BoardAttempt, BoardTask, BoardWorkflow, Entry, Outcome, StoredTask
+from projections.board_rows import (
+    BoardAsk,
+    BoardAttempt,
+    BoardTask,
+    BoardWorkflow,
+    Entry,
+    Outcome,
+    StoredTask,
+    WorkflowStatus,
+)
 
 SHOWN_CHARACTERS = 4_000
 """The tail of an output that the board keeps; the events have all that was recorded."""
@@ -67,6 +78,10 @@ class Changes:
                 _become(entry, "dispatched" if event.purpose == "work" else "verifying")
                 task.attempt, task.run, task.receipts, task.retry_due = event.attempt, run, (), None
                 self._offer(entry, event, position, at)
+            case TaskQueued(task=name):
+                entry = self._entry(board, name)
+                _become(entry, "queued")
+                entry.task.retry_due = None
             case TaskStarted(task=name, run=run, agent=agent):
                 entry = self._entry(board, name)
                 attempt = self._attempt(entry, run)
@@ -143,6 +158,8 @@ class Changes:
                 answered.answered_by, answered.because = event.by, event.because
                 if not event.approved:
                     entry.task.failure = refusal(event.by, event.because)
+            case WorkflowAdmitted():
+                board.status = "running"
             case WorkflowCompleted():
                 board.status, board.ended_at = "completed", at
             case WorkflowFailed(reason=reason):
@@ -156,7 +173,7 @@ class Changes:
                 pass
             case _:
                 raise LookupError(f"the board does not know what a {recorded.type} means")
-        if board.ended_at is None:
+        if board.ended_at is None and board.status != "queued":
             board.status = "waiting" if board.asks else "running"
 
     def _board(self, workflow: str, position: int) -> BoardWorkflow:
@@ -180,8 +197,9 @@ class Changes:
 
     def _start(self, event: WorkflowStarted, position: int, at: datetime) -> None:
         plan = event.plan
+        status: WorkflowStatus = "queued" if event.queued else "running"
         board = BoardWorkflow(
-            event.workflow, plan.title, plan.objective, "running", len(plan.tasks), event.lease_seconds, at, position,
+            event.workflow, plan.title, plan.objective, status, len(plan.tasks), event.lease_seconds, at, position,
             position, event.repository, event.base,
         )  # fmt: skip
         self._workflows[board.workflow] = self.workflows[board.workflow] = board

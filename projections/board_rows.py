@@ -13,7 +13,7 @@ from domain.outcome import Failure, Receipt
 from domain.state import TaskStatus
 from domain.usage import Usage
 
-WorkflowStatus = Literal["running", "waiting", "completed", "failed", "cancelled"]
+WorkflowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
 Outcome = Literal["reported", "completed", "passed", "failed", "cancelled"]
 
 

@@ -5,7 +5,7 @@ the unlogged table `presence`, which a crash of Postgres empties. The view `orph
 on nothing, or on what will not come: there is none.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -129,18 +129,29 @@ class Recovery:
             kept -= len(self._flows.pop(name).waits)
 
 
-async def due(connection: Connection, now: float, listening_since: float = 0.0, limit: int = LIMIT) -> list[Due]:
-    """What has fallen due, the longest overdue first.
+async def due(
+    connection: Connection,
+    now: float,
+    listening_since: float = 0.0,
+    limit: int = LIMIT,
+    unanswered: Collection[str] = (),
+) -> list[Due]:
+    """What has fallen due, the longest overdue first; offers to the `unanswered` roles ("": to all) left out.
 
     An agent is lost when its lease has run out and it was not heard of for the length of a lease, in which somebody
     listened: `listening_since` is when this process began to take heartbeats (or Postgres came back, without them).
     """
-    return await load(connection, _DUE, SQL["due"], now=now, listening_since=listening_since, limit=limit) or []
+    asked = {"now": now, "listening_since": listening_since, "limit": limit, "unanswered": list(unanswered)}
+    return await load(connection, _DUE, SQL["due"], **asked) or []
 
 
-async def next_due(connection: Connection, listening_since: float = 0.0) -> float | None:
+async def next_due(
+    connection: Connection, listening_since: float = 0.0, unanswered: Collection[str] = ()
+) -> float | None:
     """When `due` will next find something if nothing is heard until then; None if nothing waits."""
-    found = await connection.execute(SQL["next_due"], {"listening_since": listening_since}, prepare=True)
+    found = await connection.execute(
+        SQL["next_due"], {"listening_since": listening_since, "unanswered": list(unanswered)}, prepare=True
+    )
     row = await found.fetchone()
     return row[0] if row else None
 

@@ -112,7 +112,7 @@ SELECT json_agg(found)::text FROM (
            due, waits.token, waits.run, attempt, role, agent
     FROM waits LEFT JOIN presence
          ON (presence.workflow, presence.run, presence.token) = (waits.workflow, waits.run, waits.token)
-    WHERE due <= %(now)s AND attempt IS NOT NULL
+    WHERE due <= %(now)s AND attempt IS NOT NULL AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])
       AND (kind <> 'lease' OR timeout_at <= %(now)s
            OR greatest(beat_at, %(listening_since)s::double precision) + lease_seconds <= %(now)s)
     ORDER BY due LIMIT %(limit)s) AS found
@@ -123,7 +123,7 @@ SELECT min(CASE WHEN kind = 'lease' THEN
            ELSE due END)
 FROM waits LEFT JOIN presence
      ON (presence.workflow, presence.run, presence.token) = (waits.workflow, waits.run, waits.token)
-WHERE attempt IS NOT NULL
+WHERE attempt IS NOT NULL AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])
 
 -- oldest_offer: position of the oldest dispatch to a role that nobody has started.
 SELECT min(dispatched) FROM waits WHERE kind = 'slot' AND attempt IS NOT NULL AND role = %(role)s

@@ -19,6 +19,7 @@ from domain.events import (
     TaskCompleted,
     TaskDispatched,
     TaskFailed,
+    TaskQueued,
     TaskReported,
     TaskSkipped,
     TaskStarted,
@@ -104,6 +105,9 @@ class Changes:
                     token=event.token, lease_seconds=event.lease_seconds, dispatched=recorded.position,
                 )  # fmt: skip
                 self._put(flow, offer)
+            case TaskQueued(task=task, role=role):
+                flow.of(task)
+                self._put(flow, Wait(workflow, task, "slot", None, role))
             case TaskStarted(task=task, run=run, timeout_at=timeout_at):
                 wait = flow.of(task)
                 if wait.run != run:

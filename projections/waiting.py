@@ -20,6 +20,8 @@ def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttemp
                 return f"a slot of role {task.role}"
             if CLOSED.isdisjoint(status[need] for need in missing):
                 return f"dependency {', '.join(missing)}"
+        case "queued":
+            return f"a slot of role {task.role}"
         case "dispatched":
             return f"an agent of role {task.role}"
         case "running" if attempt:

@@ -94,6 +94,8 @@ def _ours(error: BaseException, text: str, arguments: list[str]) -> Stop:
             return Stop(stop.UNREACHABLE, text, why, "unset CAIRN_TOKEN if it is set, else: cairn up")
         case Unreachable():
             return Stop(stop.UNREACHABLE, text, fix="cairn up")
+        case CairnError(status=429):
+            return Stop(stop.CONFLICT, text, fix="cairn ls; or set CAIRN_MAX_QUEUED higher and start it again")
         case CairnError():
             return Stop(stop.FAILED, text, fix="cairn doctor")
     return Stop(stop.FAILED, text or type(error).__name__, fix="" if "fix:" in text else "cairn doctor")

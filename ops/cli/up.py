@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ops.settings import Settings
 
 
-def command(*, listen: str | None = None, tenant: str | None = None, testers: int = 1, place: Place = HERE) -> int:
+def command(
+    *, listen: str | None = None, tenant: str | None = None, testers: int = 1, paused: bool = False, place: Place = HERE
+) -> int:
     """Start the system and keep it running until Ctrl-C; what was in flight goes on where it was.
 
     Parameters
@@ -25,6 +27,8 @@ def command(*, listen: str | None = None, tenant: str | None = None, testers: in
         Whose ledger this is (CAIRN_TENANT). Several at once share servers, each with a data directory of its own.
     testers
         How many testers to start; each is a process of its own.
+    paused
+        Hand out nothing before `cairn resume --tenant`: to look around after an incident.
     """
     from ops.cli.logs import configure
 
@@ -37,12 +41,12 @@ def command(*, listen: str | None = None, tenant: str | None = None, testers: in
     else:
         run = uvloop.run
     try:
-        return run(_up(settings, testers))
+        return run(_up(settings, testers, paused))
     except asyncio.CancelledError:  # a signal before it was up
         return INTERRUPTED
 
 
-async def _up(settings: "Settings", testers: int) -> int:
+async def _up(settings: "Settings", testers: int, paused: bool) -> int:
     from ops.serve import up
 
     sandbox = await _sandbox(settings) if testers else "no tester here"
@@ -51,7 +55,7 @@ async def _up(settings: "Settings", testers: int) -> int:
         for text in six_lines(where, settings, sandbox):
             say(text)
 
-    return await up(settings, tell=say, ready=ready, testers=testers)
+    return await up(settings, tell=say, ready=ready, testers=testers, paused=paused)
 
 
 async def _sandbox(settings: "Settings") -> str:

@@ -15,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec import NOW, start
 
+from domain.claims import ENDS_RUN
 from domain.commands import (
+    Admit,
     Answer,
     Cancel,
     ExpireLease,
     ExpireRun,
+    Grant,
     RaiseBudget,
     Redispatch,
     Report,
@@ -44,6 +47,7 @@ from domain.events import (
     ReportRefused,
     RetryScheduled,
     TaskDispatched,
+    TaskQueued,
     TaskReported,
     TaskVerified,
     WorkflowEvent,
@@ -66,7 +70,9 @@ MOST_STEPS = 3_000
 Move = tuple[str, int, int]
 MOVES = st.tuples(
     st.sampled_from(
-        ["start", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry", "answer"] * 4
+        ["start", "admit", "grant", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry"]
+        * 4
+        + ["answer"] * 4
         + ["noted", "used", "reserve", "settle", "raise"] * 2
         + ["cancel", "restore"]
     ),
@@ -111,11 +117,14 @@ def plans(draw: st.DrawFn) -> StartWorkflow:
             approval=tuple(draw(st.sets(st.sampled_from(["before_dispatch", "before_completion"])))),
             priority=draw(few),
             budget=draw(BUDGETS),
+            resources=tuple(draw(st.sets(st.sampled_from(["repo:x", "db"])))),
         )
         for n, name in enumerate(names)
     ]
     begin = start(*draw(st.permutations(tasks)), base=draw(st.sampled_from([None, "c0"])))
-    return msgspec.structs.replace(begin, plan=msgspec.structs.replace(begin.plan, budget=draw(BUDGETS)))
+    plan = msgspec.structs.replace(begin.plan, budget=draw(BUDGETS))
+    limited = tuple(draw(st.sets(st.sampled_from(["coder", "debugger"]))))
+    return msgspec.structs.replace(begin, plan=plan, queued=draw(st.booleans()), limited_roles=limited)
 
 
 class Witness:
@@ -129,6 +138,7 @@ class Witness:
         self.last_token = 0
         self.timers: dict[str, int] = {}
         self.asks: dict[str, str] = {}
+        self.claims: dict[str, str] = {}
         self.outcomes: Counter[tuple[str, str]] = Counter()
 
     def see(self, command: WorkflowCommand) -> list[WorkflowEvent]:
@@ -171,6 +181,9 @@ class Witness:
             case RetryScheduled(task=name, attempt=attempt, due=due):
                 self.timers[name] = attempt
                 assert due >= NOW
+            case TaskQueued(task=name, run=run):
+                self.timers.pop(name, None)
+                self.claims[name] = run
             case AskOpened(ask=ask, task=name):
                 self.asks[ask] = name
                 self.timers.pop(name, None)
@@ -180,6 +193,9 @@ class Witness:
             assert self.state.status in WORKFLOW_TRANSITIONS[was_whole], (
                 f"{was_whole} -> {self.state.status} by {event}"
             )
+        if isinstance(event, ENDS_RUN):
+            self.claims.pop(event.task, None)  # type: ignore[attr-defined]
+        self._claims_are_of_those_who_wait_or_work()
         for name, task in self.state.tasks.items():
             was = before.get(name, "pending")
             changed = was != task.status or (isinstance(event, TaskDispatched) and event.task == name)
@@ -198,6 +214,15 @@ class Witness:
                 root = tasks[name.partition(".")[0]]
                 assert task.status in CLOSED or root.status not in CLOSED
 
+    def _claims_are_of_those_who_wait_or_work(self) -> None:
+        """What is freed at ENDS_RUN and only there is held exactly as long as it is needed."""
+        for name, task in self.state.tasks.items():
+            spec, run = task.spec, task.run.id if task.run and task.run.purpose == "work" else None
+            if task.status == "queued":
+                run = f"{name}/{task.attempt + 1}"
+            limited = spec.resources or spec.agent_role in self.state.limited_roles
+            assert self.claims.get(name) == (run if limited else None), f"{name} is {task.status}"
+
     def _books_agree(self) -> None:
         tasks = self.state.tasks
         unfinished = [task for task in tasks.values() if task.status not in CLOSED]
@@ -206,7 +231,9 @@ class Witness:
             assert len(self.waits_on(task)) == 1, f"{task.spec.id} is {task.status}, waits on {self.waits_on(task)}"
         planned = {task.status for task in tasks.values() if not task.depth}
         good = not planned & {"failed", "skipped", "cancelled"}
-        expected = "unknown" if not tasks else "running" if unfinished else "completed" if good else "failed"
+        at_work = "queued" if self.state.status == "queued" else "running"
+        assert at_work == "running" or planned <= {"pending", "cancelled"}, "nothing of it begins before it is admitted"
+        expected = "unknown" if not tasks else at_work if unfinished else "completed" if good else "failed"
         assert self.state.status == ("cancelled" if "cancelled" in planned else expected)
 
     def waits_on(self, task: TaskState) -> list[str]:
@@ -215,6 +242,8 @@ class Witness:
         return [
             *waits[:1],
             *(["run"] if task.run else []),
+            *(["slot"] if task.status == "queued" else []),
+            *(["place"] if self.state.status == "queued" and not waits else []),
             *(["timer"] if name in self.timers else []),
             *(f"ask {ask}" for ask, asker in self.asks.items() if asker == name),
             *(f"branch {it.spec.id}" for it in self.state.tasks.values()
@@ -234,16 +263,21 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
     if kind == "raise":
         scopes = [*(state.books.accounts if state.books else ()), "role/nobody"]
         return RaiseBudget(now=NOW, scope=scopes[which % len(scopes)], amount=Budget(tokens=50), by="pat")
+    if kind == "admit":
+        return Admit(now=NOW)
     if kind == "answer":
         asks = [*state.asks.items(), ("ask-99", None)]
         name, ask = asks[which % len(asks)]
         shown = ask.shown if ask and how != 9 else "f" * 64
         return Answer(now=NOW, ask=name, shown=shown, approved=how % 3 > 0, by="pat")
-    likely = [task for task in state.tasks.values() if (task.status == "retrying" if kind == "retry" else task.run)]
+    wanted = {"retry": "retrying", "grant": "queued"}.get(kind)
+    likely = [task for task in state.tasks.values() if (task.status == wanted if wanted else task.run)]
     tasks = likely or [*state.tasks.values()]
     task = tasks[which % len(tasks)]
     name, run = ("ghost", None) if how == 9 else (task.spec.id, task.run)
     token = (run.token if run else state.tokens) - (how == 8)
+    if kind == "grant":
+        return Grant(now=NOW, task=name, run=f"{name}/{task.attempt + (0 if how == 8 else 1)}")
     if kind == "retry":
         return Retry(now=NOW, task=name, attempt=task.attempt + (0 if how == 8 else 1))
     if kind in DEADLINES:
@@ -286,6 +320,8 @@ def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
 def persist(witness: Witness, fate: list[int]) -> None:
     """Somebody always takes the next thing that is open, and always answers: well or badly as `fate` has it."""
     for step in range(MOST_STEPS):
+        if witness.state.status == "queued":
+            assert witness.see(Admit(now=NOW))
         if witness.state.status != "running":
             return
         how = fate[step % len(fate)]
@@ -299,6 +335,8 @@ def persist(witness: Witness, fate: list[int]) -> None:
         elif task.ask:
             shown = witness.state.asks[task.ask].shown
             command = Answer(now=NOW, ask=task.ask, shown=shown, approved=how % 4 > 0, by="pat")
+        elif task.status == "queued":
+            command = Grant(now=NOW, task=task.spec.id, run=f"{task.spec.id}/{task.attempt + 1}")
         else:
             command = Retry(now=NOW, task=task.spec.id, attempt=task.attempt + 1)
         assert witness.see(command), f"{command} led to nothing"

@@ -8,6 +8,7 @@ import pytest
 from clockwork import Clockwork, clockwork
 
 from cairn.bus import Bus
+from domain.consequences import OFFER_SECONDS
 from domain.plan import Retry, Task
 from handlers.deadlines import Deadlines
 from handlers.execute import Executor
@@ -121,3 +122,15 @@ async def test_it_runs_until_it_is_cancelled_and_wakes_up_by_itself(works: Clock
     running.cancel()
     with suppress(asyncio.CancelledError):
         await asyncio.wait_for(running, 2)
+
+
+async def test_an_offer_to_a_role_that_is_handed_nothing_is_not_made_again(
+    works: Clockwork,
+) -> None:
+    await works.start(Task("a"), Task("b", agent_role="writer"))
+    await works.seen()
+    now = works.clock() + 2 * OFFER_SECONDS
+    assert [one.task for one in await works.timers.due(now, ["coder"])] == ["b"]
+    assert await works.timers.due(now, [""]) == []
+    assert await works.timers.next_due([""]) is None
+    assert len(await works.timers.due(now)) == 2

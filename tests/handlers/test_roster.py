@@ -17,6 +17,7 @@ from cairn.config import Connection
 from domain.plan import Task
 from handlers.inbox import Inbox
 from handlers.roster import Roster
+from handlers.valve import Valve
 
 SECONDS = 20.0
 QUEUE = 40
@@ -25,7 +26,8 @@ QUEUE = 40
 @pytest.fixture
 async def works(postgres_url: str, tenant: str, bus: Bus) -> AsyncIterator[Clockwork]:
     async with clockwork(postgres_url, tenant, bus, relay=True) as works:
-        await Roster(bus, works.ledger, works.timers, tenant).open()
+        valve = Valve(bus, works.ledger, works.executor)
+        await Roster(bus, works.ledger, works.timers, valve, tenant).open()
         yield works
 
 

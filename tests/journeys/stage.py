@@ -74,11 +74,11 @@ class System:
         }  # fmt: skip
         self.listen = self._environment["CAIRN_LISTEN"]
 
-    def start(self) -> Self:
+    def start(self, *arguments: str) -> Self:
         """Returns when all of it answers. AssertionError with the end of its log if it does not."""
         with (self.folder / "up.log").open("ab") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "cairn", "up"], env=self._environment, cwd=self.folder,
+                [sys.executable, "-m", "cairn", "up", *arguments], env=self._environment, cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
             )  # fmt: skip
         self.until(self._answers, "the system answers")

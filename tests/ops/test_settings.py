@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.sandbox.docker import IMAGE
-from ops.settings import NAMES, SettingsInvalid, load
+from ops.settings import NAMES, SettingsInvalid, child_environment, load
 
 
 def test_without_any_source_the_embedded_servers_and_the_defaults_are_used(tmp_path: Path) -> None:
@@ -95,3 +95,20 @@ def test_variables_of_others_that_begin_like_ours_are_left_alone(tmp_path: Path)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another default")
 def test_root_keeps_its_data_where_the_user_of_postgres_can_reach_it(tmp_path: Path) -> None:
     assert load({}, {}, tmp_path).data_dir == Path("/var/lib/cairn")
+
+
+def test_slots_of_roles_are_written_alike_in_a_variable_and_in_what_is_shown(tmp_path: Path) -> None:
+    settings = load({}, {"CAIRN_ROLE_SLOTS": "coder=2, reviewer=1", "CAIRN_MAX_WORKFLOWS": "3"}, tmp_path)
+    assert settings.role_slots == {"coder": 2, "reviewer": 1}
+    assert settings.max_workflows == 3
+    assert settings.shown()["role_slots"] == child_environment(settings)["CAIRN_ROLE_SLOTS"] == "coder=2,reviewer=1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("CAIRN_ROLE_SLOTS", "coder"), ("CAIRN_ROLE_SLOTS", "coder=0"), ("CAIRN_ROLE_SLOTS", "A B=1"),
+     ("CAIRN_MAX_WORKFLOWS", "0"), ("CAIRN_MAX_QUEUED", "-1")],
+)  # fmt: skip
+def test_limits_that_make_no_sense_are_refused_by_name(tmp_path: Path, variable: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=variable.removeprefix("CAIRN_").lower()):
+        load({}, {variable: value}, tmp_path)

@@ -3,10 +3,12 @@
 from random import Random
 
 from domain.commands import (
+    Admit,
     Answer,
     Cancel,
     ExpireLease,
     ExpireRun,
+    Grant,
     Redispatch,
     ReportCompleted,
     ReportFailed,
@@ -67,23 +69,29 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
             max_branch_depth=random.randint(0, 2),
             approval=tuple(when for when in ("before_dispatch", "before_completion") if random.random() < 0.2),
             priority=random.randint(-2, 2),
+            resources=("repo:x",) if random.random() < 0.2 else (),
         )
         for n, task in enumerate(names)
     ]
     budget = random.choice([Budget(), Budget(tokens=random.randint(1, 60), attempts=9), Budget(seconds=30.0)])
     plan = Plan(id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), budget=budget)
-    return StartWorkflow(now=now, workflow=name, plan=plan, base="c0", repository="/r", lease_seconds=20.0)
+    return StartWorkflow(
+        now=now, workflow=name, plan=plan, base="c0", repository="/r", lease_seconds=20.0,
+        queued=random.random() < 0.3, limited_roles=("writer",) if random.random() < 0.5 else (),
+    )  # fmt: skip
 
 
 def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | None:
     """What somebody might do next about a task or an ask of this workflow, now and then something that is too late."""
-    if state.status != "running":
+    if state.status == "queued" and random.random() < 0.8:
+        return Admit(now=now)
+    if state.status not in ("queued", "running"):
         return None
     if random.random() < 0.01:
         return Cancel(now=now, by="pat", reason=random.choice(NASTY))
     if random.random() < 0.01:
         return Restore(now=now, skipped=100, repository="/restored")
-    tasks = [task for task in state.tasks.values() if task.run or task.ask or task.status == "retrying"]
+    tasks = [task for task in state.tasks.values() if task.run or task.ask or task.status in ("retrying", "queued")]
     task = random.choice(tasks or list(state.tasks.values()))
     if random.random() < 0.03 and task.runs:
         run = random.choice(task.runs)
@@ -94,6 +102,8 @@ def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | N
         ask = state.asks[task.ask]
         yes = random.random() < 0.7
         return Answer(now=now, ask=task.ask, shown=ask.shown, approved=yes, by="pat", because=random.choice(NASTY))
+    if task.status == "queued":
+        return Grant(now=now, task=task.spec.id, run=f"{task.spec.id}/{task.attempt + 1}")
     if task.status == "retrying":
         return Retry(now=now, task=task.spec.id, attempt=task.attempt + 1)
     return _about_run(random, task, now) if task.run else None

@@ -8,9 +8,9 @@ import pytest
 from psycopg.errors import CheckViolation, RestrictViolation
 from stage import opened
 
-from domain.state import TRANSITIONS, WORKFLOW_TRANSITIONS, TaskStatus
+from domain.state import TRANSITIONS, TaskStatus
 from ledger.postgres import Connection
-from projections.board import Board
+from projections.board import WORKFLOW_STEPS, Board
 from projections.board_rows import Outcome, WorkflowStatus
 from projections.project import Projection
 
@@ -94,7 +94,7 @@ async def test_a_workflow_takes_the_steps_of_the_table_and_no_others(
     await connection.execute(WORKFLOW, {"name": "w", "status": was, "first": 1})
     meant: dict[str, Any] = {status: status for status in get_args(WorkflowStatus)} | {"waiting": "running"}
     for becomes in get_args(WorkflowStatus):
-        legal = meant[was] == meant[becomes] or meant[becomes] in WORKFLOW_TRANSITIONS[meant[was]]
+        legal = meant[was] == meant[becomes] or meant[becomes] in WORKFLOW_STEPS[meant[was]]
         found = await tried(connection, "UPDATE board_workflows SET status = %(status)s", status=becomes)
         assert found is (None if legal else RestrictViolation), f"{was} -> {becomes}"
 
