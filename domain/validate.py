@@ -4,6 +4,7 @@ Three readings, each as far as the one before it allows: the text (is it JSON, a
 (`plan.schema.json`, walked as data by `domain.shape`), and the meaning (`RULES`: unique names, references that lead
 somewhere, an order that exists). Where the shape of a value is wrong its meaning is not judged.
 Nothing here recurses, so neither deep JSON nor a long chain of tasks can exhaust the stack.
+It is long because it is whole: three short readings, each of use only to the next, that share their spelling.
 """
 
 import json
