@@ -23,7 +23,7 @@ from uuid import UUID
 import structlog
 
 from ledger.announce import Announcement, announce
-from ledger.errors import BrokenChain, LedgerUnavailable
+from ledger.errors import BrokenChain, LedgerUnavailable, SegmentUnreadable
 from ledger.ports import Bus
 from ledger.quarantine import keep
 from ledger.recorded import Recorded
@@ -111,7 +111,7 @@ class Relay:
         return stream_name(self._tenant, head.epoch)
 
     async def run(self) -> None:
-        """Publishes for ever; a bus or a Postgres that is away is waited for."""
+        """Publishes for ever; a bus, a Postgres, or a file of the archive that is away is waited for."""
         failures = 0
         while True:
             try:
@@ -127,7 +127,7 @@ class Relay:
                     elif SOME_EVENTS < len(events) < MANY_EVENTS:
                         await asyncio.sleep(LINGER_SECONDS)
                 failures = 0
-            except (TimeoutError, ConnectionError, LedgerUnavailable, Refusal) as error:
+            except (TimeoutError, ConnectionError, LedgerUnavailable, SegmentUnreadable, Refusal) as error:
                 self._stream = ""
                 if failures == 0:
                     log.warning("ledger.relay.waits", tenant=self._tenant, position=self.last, error=str(error))
@@ -274,7 +274,7 @@ class Relay:
             if (state := await look(self._bus, config)) is not None:
                 kept, first = await keep(self._bus, self._tenant, config, state, self._read, position)
                 about.warning("ledger.relay.quarantined", messages=kept, first=first and (first.position, first.why))
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, SegmentUnreadable) as error:
             # A truth that stands still for its copy would be the greater loss.
             about.error("ledger.relay.not_quarantined", error=str(error))
         await self._next_epoch(head.epoch, epoch + 1)
