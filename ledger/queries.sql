@@ -12,8 +12,8 @@ SELECT set_config('search_path', %(path)s, false), set_config('timezone', 'UTC',
 -- head: where the ledger stands.
 SELECT epoch, position, digest, origin FROM ledger_head
 
--- ledgers: the tenants whose ledger is in this database, as far as the connecting user may look.
-SELECT substr(nspname, length('cairn_') + 1)
+-- ledgers: the schemas in this database that hold a ledger.
+SELECT nspname
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE relname = 'ledger_head' AND relkind = 'r' AND starts_with(nspname, 'cairn_') ORDER BY nspname
 
