@@ -163,6 +163,9 @@ SELECT max(recorded_at) FROM events WHERE position BETWEEN %(first)s AND %(last)
 -- archive_lock: whether nobody else is archiving this ledger; until the connection ends nobody else will.
 SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 0))
 
+-- archive_owner: whether this user may drop what holds the events, and whose that is.
+SELECT pg_has_role(current_user, relowner, 'USAGE'), relowner::regrole::text FROM pg_class WHERE oid = 'events'::regclass
+
 -- archive_partition: the partition is gone, and the segment known, when this transaction ends.
 SELECT archive_partition(%(first)s, %(segment)s, %(sha256)s, %(previous)s, %(digest)s)
 
