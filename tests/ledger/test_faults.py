@@ -243,10 +243,11 @@ async def test_a_postgres_that_hangs_is_left_and_does_nothing_when_it_goes_on(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stalled disk or a suspended process keeps the line and answers nothing: no time limit of its own ends that."""
-    monkeypatch.setattr(writer, "ATTEMPT_SECONDS", 0.1)
     await fill(ledger, "workflow-a", 2)
+    await until(lambda: ledger._writer._pipe is not None)
     assert ledger._writer._pipe is not None
     backend = ledger._writer._pipe.backend_pid
+    monkeypatch.setattr(writer, "ATTEMPT_SECONDS", 0.5)
     os.kill(backend, signal.SIGSTOP)
     try:
         async with asyncio.timeout(SECONDS):
