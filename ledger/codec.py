@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from domain.events import Event, LedgerEvent, WorkflowEvent
-from ledger.errors import NotRecordable, UnknownEvent
+from ledger.errors import BrokenChain, NotRecordable, UnknownEvent
 from ledger.foreign import PREFIX, Foreign
 from ledger.upcast import UPCASTS, Upcasts, upcast
 
@@ -61,6 +61,7 @@ def decode(position: int, tag: str, state: bytes, upcasts: Upcasts = UPCASTS) ->
     """The event in `state`, as it is called today; `position` is for the message.
 
     UnknownEvent for a tag or a field that this program does not have: it must not decide on a part of what happened.
+    BrokenChain for bytes that never were an event.
     """
     decoder = _DECODERS.get(tag)
     try:
@@ -76,6 +77,8 @@ def decode(position: int, tag: str, state: bytes, upcasts: Upcasts = UPCASTS) ->
         return msgspec.convert(today, EVENTS[today["type"]])
     except msgspec.ValidationError as error:
         raise UnknownEvent(position, tag, str(error)) from error
+    except ValueError as error:  # nothing of ours has ever written that
+        raise BrokenChain(position, f"its state cannot be read: {error}") from error
 
 
 def chain(previous: bytes, envelope: tuple[object, ...], state: bytes) -> bytes:
