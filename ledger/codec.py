@@ -16,7 +16,7 @@ import msgspec
 
 from domain.claims import QueueEvent
 from domain.events import Event, LedgerEvent, WorkflowEvent
-from ledger.errors import NotRecordable, UnknownEvent
+from ledger.errors import BrokenChain, NotRecordable, UnknownEvent
 from ledger.foreign import PREFIX, Foreign
 from ledger.upcast import UPCASTS, Upcasts, upcast
 
@@ -48,7 +48,10 @@ def tag_of(event: Event) -> str:
 
 def encode(event: Event) -> bytes:
     """The bytes to store. NotRecordable, naming the largest field, if they are more than `STATE_BYTES`."""
-    state = _ENCODE(event)
+    try:
+        state = _ENCODE(event)
+    except UnicodeEncodeError as error:  # half of a surrogate pair, as in the name of a file that is no UTF-8
+        raise NotRecordable(f"{tag_of(event)} holds text that is no Unicode: {error}") from error
     if len(state) > STATE_BYTES:
         path, size = _largest(msgspec.json.decode(state))
         raise NotRecordable(
@@ -62,6 +65,7 @@ def decode(position: int, tag: str, state: bytes, upcasts: Upcasts = UPCASTS) ->
     """The event in `state`, as it is called today; `position` is for the message.
 
     UnknownEvent for a tag or a field that this program does not have: it must not decide on a part of what happened.
+    BrokenChain for bytes that never were an event.
     """
     decoder = _DECODERS.get(tag)
     try:
@@ -77,6 +81,8 @@ def decode(position: int, tag: str, state: bytes, upcasts: Upcasts = UPCASTS) ->
         return msgspec.convert(today, EVENTS[today["type"]])
     except msgspec.ValidationError as error:
         raise UnknownEvent(position, tag, str(error)) from error
+    except ValueError as error:  # nothing of ours has ever written that
+        raise BrokenChain(position, f"its state cannot be read: {error}") from error
 
 
 def chain(previous: bytes, envelope: tuple[object, ...], state: bytes) -> bytes:
@@ -91,13 +97,14 @@ def event_id(command_id: UUID, index: int) -> UUID:
 
 
 def _largest(value: Any) -> tuple[str, int]:
-    """The JSON path of what most of a value is made of, and its bytes: the innermost part that is more than half."""
+    """The JSON path of what most of a value is made of, and its bytes: the largest field, and in it the innermost part
+    that is more than half."""
     path, size = "$", len(_ENCODE(value))
     for _ in range(PATH_LEVELS):
         inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         sizes = ((len(_ENCODE(part)), key, part) for key, part in inner)
         largest, key, part = max(sizes, key=itemgetter(0), default=(0, "", None))
-        if 2 * largest <= size:
+        if not largest or (2 * largest <= size and path != "$"):
             break
         path = f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}"
         value, size = part, largest

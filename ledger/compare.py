@@ -100,7 +100,7 @@ async def _compare(
     if difference is None and last is None:
         difference = await _beyond(bus, config, head)
     equal = end if difference is None else min(end, difference.position - 1)
-    return Compared(config["name"], first, equal, min(first, to + 1) - asked, difference)
+    return Compared(config["name"], first, equal, max(0, min(first, to + 1) - asked), difference)
 
 
 async def differences(

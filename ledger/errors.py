@@ -76,8 +76,16 @@ class SegmentUnreadable(LedgerError):
     """Events are in a file of the archive that is missing or is not as it was written; the message names it."""
 
 
+class SegmentUnwritable(LedgerError):
+    """A file of the archive could not be written; the events stay where they are."""
+
+
 class ArchiveBusy(LedgerError):
     """Somebody else is archiving this ledger."""
+
+
+class NotOwner(LedgerError):
+    """Only who owns a ledger's tables may move events out of them."""
 
 
 class ForeignStream(LedgerError):

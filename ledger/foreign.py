@@ -2,8 +2,11 @@
 
 Its type is `es.` and the name the application has for it, so that no view of ours takes it for one of its own. The
 state is JSON like any other: `type`; `version`, the number the application counts it by; and what the application
-stored, under `json` byte for byte where it is JSON, else (compressed, encrypted, anything) under `base64`.
+stored, under `json` byte for byte where it is JSON, else (compressed, encrypted, nested too deep) under `base64`.
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -13,6 +16,8 @@ from ledger.errors import NotRecordable
 
 PREFIX = "es."
 NAME_BYTES = 512
+NESTED_LEVELS = 100
+"""Parsers give up somewhere near a thousand, each elsewhere: what is recorded as JSON has to be readable by all."""
 
 
 class Foreign(Event, frozen=True, tag=False):
@@ -55,7 +60,20 @@ def _json(payload: bytes) -> bool:
     """Whether every program that reads the ledger, Postgres too, would take these very bytes for JSON."""
     try:
         payload.decode()
-        msgspec.json.decode(payload)
+        value = msgspec.json.decode(payload)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False
-    return payload == payload.strip()
+    return payload == payload.strip() and _shallow(payload, value)
+
+
+def _shallow(payload: bytes, value: Any) -> bool:
+    if payload.count(b"[") + payload.count(b"{") <= NESTED_LEVELS:  # as with most: they need not be walked
+        return True
+    level = [value]
+    for _ in range(NESTED_LEVELS):
+        level = [part for one in level for part in _inside(one) if isinstance(part, dict | list)]
+    return not level
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -29,8 +29,6 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-import psycopg
-
 from ledger.append import Append
 from ledger.cancel import end, until_one_ends
 from ledger.codec import event_id
@@ -48,7 +46,7 @@ from ledger.sql import SQL
 from ledger.tail import Tail
 from ledger.tenants import create
 from ledger.verify import Verified, verify
-from ledger.writer import Writer
+from ledger.writer import LOST, Writer
 
 T = TypeVar("T")
 
@@ -220,7 +218,7 @@ class Ledger:
         try:
             async with self._pool.connection() as connection:
                 yield connection
-        except psycopg.OperationalError as error:
+        except LOST as error:
             raise LedgerUnavailable(f"Postgres does not answer: {error}") from error
 
 

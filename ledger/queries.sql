@@ -12,8 +12,8 @@ SELECT set_config('search_path', %(path)s, false), set_config('timezone', 'UTC',
 -- head: where the ledger stands.
 SELECT epoch, position, digest, origin FROM ledger_head
 
--- ledgers: the tenants whose ledger is in this database, as far as the connecting user may look.
-SELECT substr(nspname, length('cairn_') + 1)
+-- ledgers: the schemas in this database that hold a ledger.
+SELECT nspname
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE relname = 'ledger_head' AND relkind = 'r' AND starts_with(nspname, 'cairn_') ORDER BY nspname
 
@@ -162,6 +162,9 @@ SELECT max(recorded_at) FROM events WHERE position BETWEEN %(first)s AND %(last)
 
 -- archive_lock: whether nobody else is archiving this ledger; until the connection ends nobody else will.
 SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 0))
+
+-- archive_owner: whether this user may drop what holds the events, and whose that is.
+SELECT pg_has_role(current_user, relowner, 'USAGE'), relowner::regrole::text FROM pg_class WHERE oid = 'events'::regclass
 
 -- archive_partition: the partition is gone, and the segment known, when this transaction ends.
 SELECT archive_partition(%(first)s, %(segment)s, %(sha256)s, %(previous)s, %(digest)s)

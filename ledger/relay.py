@@ -23,7 +23,8 @@ from uuid import UUID
 import structlog
 
 from ledger.announce import Announcement, announce
-from ledger.errors import BrokenChain, LedgerUnavailable
+from ledger.errors import BrokenChain, LedgerUnavailable, SegmentUnreadable
+from ledger.handed import Handed
 from ledger.ports import Bus
 from ledger.quarantine import keep
 from ledger.recorded import Recorded
@@ -40,7 +41,6 @@ SOME_EVENTS, MANY_EVENTS = 12, 128
 LINGER_SECONDS = 0.005
 """After a batch of so many events the next is let grow: the server's cost is by the batch. Larger ones grow by themselves."""
 AWAY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0)
-HANDED_EVENTS = 8_192
 WINDOW_EVENTS = 500_000
 """A stream that is created anew begins so many events before the head; older ones are read from Postgres."""
 NO_ATOMIC = 10174
@@ -68,7 +68,7 @@ class Relay:
         self._looked = 0.0
         self._refused_at = -1
         self._atomic = True
-        self._handed: list[Recorded] = []
+        self._handed = Handed()
         self._work = asyncio.Event()
         self._advanced = asyncio.Event()
         self.last = 0
@@ -93,10 +93,7 @@ class Relay:
 
     def offer(self, events: Sequence[Recorded]) -> None:
         """This process has committed these: they need not be read again."""
-        contiguous = self._handed and self._handed[-1].position + 1 == events[0].position
-        if not contiguous or len(self._handed) > HANDED_EVENTS:
-            self._handed.clear()
-        self._handed += events
+        self._handed.add(events)
         self.head = max(self.head, events[-1].position)
         self._work.set()
 
@@ -111,7 +108,7 @@ class Relay:
         return stream_name(self._tenant, head.epoch)
 
     async def run(self) -> None:
-        """Publishes for ever; a bus or a Postgres that is away is waited for."""
+        """Publishes for ever; a bus, a Postgres, or a file of the archive that is away is waited for."""
         failures = 0
         while True:
             try:
@@ -127,7 +124,7 @@ class Relay:
                     elif SOME_EVENTS < len(events) < MANY_EVENTS:
                         await asyncio.sleep(LINGER_SECONDS)
                 failures = 0
-            except (TimeoutError, ConnectionError, LedgerUnavailable, Refusal) as error:
+            except (TimeoutError, ConnectionError, LedgerUnavailable, SegmentUnreadable, Refusal) as error:
                 self._stream = ""
                 if failures == 0:
                     log.warning("ledger.relay.waits", tenant=self._tenant, position=self.last, error=str(error))
@@ -151,15 +148,11 @@ class Relay:
 
     async def _next(self) -> list[Recorded]:
         """The events to publish next; from memory if this process has just committed them."""
-        handed = self._handed
-        if handed and 0 < handed[0].position - (self.last + 1) < BATCH_EVENTS:
+        if 0 < self._handed.first - (self.last + 1) < BATCH_EVENTS:
             # Another process has committed the few that are missing and is about to publish them.
             await asyncio.sleep(GAP_SECONDS)
             await self._settle()
-        if handed and handed[0].position <= self.last + 1 <= handed[-1].position:
-            del handed[: self.last + 1 - handed[0].position]
-            return handed[:BATCH_EVENTS]
-        return await self._read(self.last, BATCH_EVENTS)
+        return self._handed.after(self.last, BATCH_EVENTS) or await self._read(self.last, BATCH_EVENTS)
 
     async def _publish(self, events: list[Recorded]) -> bool:
         """Whether they are in the stream now, for certain."""
@@ -209,9 +202,7 @@ class Relay:
 
     def _advance(self, last: int) -> None:
         self.last = last
-        handed = self._handed
-        if handed and handed[0].position <= last:
-            del handed[: last + 1 - handed[0].position]
+        self._handed.forget(last)
         self._advanced.set()
         self._advanced = asyncio.Event()
 
@@ -274,7 +265,7 @@ class Relay:
             if (state := await look(self._bus, config)) is not None:
                 kept, first = await keep(self._bus, self._tenant, config, state, self._read, position)
                 about.warning("ledger.relay.quarantined", messages=kept, first=first and (first.position, first.why))
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, SegmentUnreadable) as error:
             # A truth that stands still for its copy would be the greater loss.
             about.error("ledger.relay.not_quarantined", error=str(error))
         await self._next_epoch(head.epoch, epoch + 1)

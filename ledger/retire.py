@@ -7,6 +7,7 @@ A file's name ends in the digest of its last event, so that two histories never 
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from uuid import UUID
 from ledger import arrays
 from ledger.archive import Partition
 from ledger.codec import event_id
-from ledger.errors import ArchiveBusy, BrokenChain
+from ledger.errors import ArchiveBusy, BrokenChain, NotOwner, SegmentUnwritable
 from ledger.history import partitions
 from ledger.names import schema_of
 from ledger.postgres import Connection
@@ -54,11 +55,15 @@ async def closed(connection: Connection, before: int | datetime) -> list[Closed]
 
 
 async def lock(connection: Connection, tenant: str) -> None:
-    """Until this connection ends nobody else archives this ledger. ArchiveBusy if somebody does."""
+    """Until this connection ends nobody else archives this ledger. ArchiveBusy if somebody does, NotOwner."""
     name = f"archive {schema_of(tenant)}"
     if await one(await connection.execute(SQL["archive_lock"], {"name": name})) != (True,):
         raise ArchiveBusy(f"Tenant {tenant} is being archived already: wait for that to end.")
     await connection.execute("SET ROLE NONE")  # only the owner may drop what is his
+    may, owner = await one(await connection.execute(SQL["archive_owner"]))
+    if not may:
+        user = connection.info.user
+        raise NotOwner(f"{user} does not own the ledger of {tenant}: archive it as {owner}, by another DATABASE_URL.")
     # Longer than any other statement: a whole partition is read, and what is kept of it written, in one transaction.
     await connection.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
     await connection.execute("SET lock_timeout = '60s'")
@@ -66,12 +71,17 @@ async def lock(connection: Connection, tenant: str) -> None:
 
 async def retire(connection: Connection, tenant: str, folder: Path, partition: Closed) -> Partition:
     """Moves one closed partition into a segment, under `lock`. BrokenChain if its events are not as recorded: nothing
-    is moved then. The folder is made if there is none."""
+    is moved then. SegmentUnwritable. The folder is made if there is none."""
     first, last = partition
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     previous, digest = await _digest_before(connection, first), await _digest_at(connection, last)
     path = folder / f"{tenant}-{first:012}-{last:012}-{digest.hex()[:16]}.segment"
-    await _write(connection, path, partition, previous)
+    try:
+        await _write(connection, path, partition, previous)
+    except (OSError, sqlite3.Error) as error:
+        raise SegmentUnwritable(
+            f"{path} cannot be written ({error}): nothing of it was moved. Make room there, and archive again."
+        ) from error
     sha256 = await asyncio.to_thread(_check, path, partition, previous, digest)
     async with connection.transaction():
         await _keep_commands(connection, path)

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from ledger.compare import differences
-from ledger.errors import LedgerUnavailable
+from ledger.errors import LedgerUnavailable, SegmentUnreadable
 from ledger.ports import Bus
 from ledger.rows import Head
 from ledger.stream import Refusal, look, stream_config
@@ -64,8 +64,13 @@ async def _some(
     else:
         first = place if state.first <= place <= state.last else state.first
     last = min(first + SCRUB_EVENTS - 1, state.last)
-    async with aclosing(differences(bus, config, tenant, read, first, last)) as found:
-        difference = await anext(found, None)
+    try:
+        async with aclosing(differences(bus, config, tenant, read, first, last)) as found:
+            difference = await anext(found, None)
+    except SegmentUnreadable as error:
+        # Nothing is known against the stream; and what is not in that file is recorded and published as ever.
+        log.warning("ledger.scrub.unreadable", tenant=tenant, first=first, last=last, error=str(error))
+        return last + 1
     if difference is not None and (await head())[0].epoch == until.epoch:
         await contradicted(until.epoch, difference.position, difference.why)
     return randint(state.first, state.last) if place is None else last + 1

@@ -86,7 +86,7 @@ class Snapshots:
             recorded = await self._read_stream(stream, version - 1)
             try:
                 state = msgspec.json.decode(encoded, type=kind)
-            except msgspec.DecodeError as error:
+            except ValueError as error:  # also of what is no UTF-8
                 log.warning("ledger.snapshot.unreadable", stream=stream, version=version, why=str(error))
             else:
                 if recorded and recorded[0].digest == digest:

@@ -91,7 +91,7 @@ class Tail:
         self._grown = asyncio.Event()
 
     def _trim(self) -> None:
-        if len(self._events) > 2 * KEPT_EVENTS or self._bytes > KEPT_BYTES:
+        while len(self._events) > 2 * KEPT_EVENTS or (self._bytes > KEPT_BYTES and len(self._events) > 1):
             # A slow follower reads Postgres: what is kept for the others does not grow with its delay.
             del self._events[: -min(KEPT_EVENTS, max(1, len(self._events) // 2))]
             self._bytes = sum(len(recorded.state) for recorded in self._events)

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from ledger.errors import BrokenChain
 from ledger.migrate import migrate
-from ledger.names import PREFIX, views_of
+from ledger.names import PREFIX, schema_of, tenants_of, views_of
 from ledger.postgres import Connection, connect, refuse_unsafe
 from ledger.rows import Head, head_of, one
 from ledger.sql import SQL
@@ -45,10 +45,11 @@ async def tenants(dsn: str) -> list[Tenant]:
     """
     async with await Connection.connect(dsn, autocommit=True) as connection:
         found = await (await connection.execute(SQL["schemas"], {"prefix": PREFIX})).fetchall()
-        return [await _tenant(connection, schema.removeprefix(PREFIX), schema) for (schema,) in found]
+        return [await _tenant(connection, name) for name in tenants_of(schema for (schema,) in found)]
 
 
-async def _tenant(connection: Connection, name: str, schema: str) -> Tenant:
+async def _tenant(connection: Connection, name: str) -> Tenant:
+    schema = schema_of(name)
     await connection.execute(sql.SQL("SET search_path TO {}, pg_temp").format(sql.Identifier(schema)))
     try:
         head, _ = await head_of(connection)

@@ -67,6 +67,11 @@ def _fits(settings: Settings, manifest: Manifest, archive: Path | None) -> None:
         raise ServerFailed(
             "this backup holds a dump of a Postgres of yours\n  fix: set DATABASE_URL to the database to restore it to"
         )
+    if manifest.postgres == "dump" and settings.tenant != (held := manifest.tenants[0].name):
+        raise ServerFailed(
+            f"this backup holds the ledger of the tenant {held}, and the setting says {settings.tenant}"
+            f"\n  fix: set CAIRN_TENANT to {held}"
+        )
     if manifest.postgres == "dump" and archive is not None:
         raise ServerFailed(
             "your own Postgres is recovered by its own means\n  fix: recover it, then: cairn restore --finish"

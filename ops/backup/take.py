@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from cairn.repository import Repository
-from ledger.names import schema_of, views_of
+from ledger.names import schema_of, tenants_of, views_of
 from ledger.postgres import Connection
 from ledger.rows import head_of
 from ledger.sql import SQL
@@ -79,7 +79,8 @@ def copy_tree(source: Path, target: Path) -> None:
 async def heads(connection: Connection, only: str | None) -> list[Tenant]:
     """Where the ledgers of a database stand: all that are there, or the one of a tenant."""
     tenants = []
-    for (name,) in await (await connection.execute(SQL["ledgers"])).fetchall():
+    found = await (await connection.execute(SQL["ledgers"])).fetchall()
+    for name in tenants_of(schema for (schema,) in found):
         if only in (None, name):
             await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema_of(name))))
             head, _ = await head_of(connection)

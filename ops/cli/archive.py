@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = ("first", "last", "where", "bytes", "archived_at", "sha256")
 """The table and CSV show these columns; JSON the digests as well."""
-MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
+MONTH = re.compile(r"([1-9]\d{3})-(0[1-9]|1[0-2])")
 
 command = App(
     name="archive",
@@ -72,7 +72,7 @@ def ls(*, tenant: str | None = None, output: Output = "table", place: Place = HE
 
 
 def _until(before: str) -> int | datetime:
-    if before.isdigit():
+    if before.isdecimal():
         return int(before)
     if month := MONTH.fullmatch(before):
         return datetime(int(month[1]), int(month[2]), 1, tzinfo=UTC)

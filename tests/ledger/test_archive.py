@@ -9,8 +9,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from appends import all_of, append, fill, followed, partitioned
+import structlog
+from appends import all_of, append, assert_both_logs_equal, fill, followed, partitioned, until
 
+from cairn.bus import Bus
+from ledger import scrub
 from ledger.archive import Partition
 from ledger.audit import audit
 from ledger.errors import AlreadyRecorded, ArchiveBusy, BrokenChain, SegmentUnreadable, WrongVersion
@@ -19,6 +22,7 @@ from ledger.postgres import connect
 from ledger.recorded import Recorded
 from ledger.retire import closed, lock, retire
 from ledger.segment import Segment
+from ledger.stream import delete, stream_name
 
 PARTITION_EVENTS = 100
 ALL = 1_000_000
@@ -176,6 +180,32 @@ async def test_a_file_that_is_not_as_it_was_written_is_named(
         assert (await later.append(append("workflow-b", 0)))[0].position == 351
         with pytest.raises(WrongVersion):
             await later.append(append("workflow-a", 0))
+
+
+async def test_a_lost_file_that_the_stream_still_covers_stops_neither_appends_nor_the_relay(
+    ledger: Ledger, archive: Callable[..., object], bus: Bus, postgres_url: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(scrub, "SCRUB_SECONDS", 0.01)
+    await ledger.append(append("workflow-a", 0, 350))
+    async with Ledger.open(postgres_url, tenant=ledger.tenant, bus=bus, archive=tmp_path) as relayed:
+        await assert_both_logs_equal(relayed, bus)
+    one, *_ = await archive(150)
+    (tmp_path / one.segment).rename(tmp_path / "elsewhere")
+    with structlog.testing.capture_logs() as logs:
+        async with Ledger.open(postgres_url, tenant=ledger.tenant, bus=bus, archive=tmp_path) as relayed:
+            assert relayed.relay is not None
+            await until(lambda: any(log["event"] == "ledger.scrub.unreadable" for log in logs))
+            await relayed.append(append("workflow-b", 0))
+            await relayed.relay.published(351)
+            await delete(bus, stream_name(ledger.tenant, 1))
+            await until(
+                lambda: any(log["event"] == "ledger.relay.waits" and one.segment in log["error"] for log in logs)
+            )
+            await relayed.append(append("workflow-b", 1))
+            (tmp_path / "elsewhere").rename(tmp_path / one.segment)
+            await assert_both_logs_equal(relayed, bus)
+            assert (await relayed.head()).epoch == 1
 
 
 async def test_a_repeat_whose_answer_cannot_be_read_fails_alone(

@@ -95,6 +95,7 @@ DISPATCHED: Json = {
     ("event", "path", "size"),
     [
         (started(agent=HUGE), "$.agent", STATE_BYTES + 2),
+        (started(task=HUGE, agent=HUGE), "$.run", STATE_BYTES + 4),
         (TaskDispatched(**DISPATCHED, inputs={"a": 1, "big": [1, {"text": HUGE}]}), "$.inputs.big[1].text", STATE_BYTES + 2),
         (TaskDispatched(**DISPATCHED, files=("x" * 70,) * 300_000), "$.files", 300_000 * 73 + 1),
         (
@@ -110,6 +111,11 @@ def test_an_event_that_is_too_large_says_which_field_is(event: Any, path: str, s
         encode(event)
     assert f"{tag_of(event)} has " in str(refused.value)
     assert f": {path} has {size} of them" in str(refused.value)
+
+
+def test_an_event_with_text_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(NotRecordable, match=r"task\.started holds text that is no Unicode: .*surrogates"):
+        encode(started(agent="\ud800"))
 
 
 def test_an_event_of_the_largest_size_is_recorded() -> None:

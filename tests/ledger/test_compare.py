@@ -83,6 +83,7 @@ async def test_what_lies_before_the_window_is_counted(
     assert await compared(relayed, bus) == Compared(name, 41, 50, 40, None)
     assert await compared(relayed, bus, 31, 45) == Compared(name, 41, 45, 10, None)
     assert await compared(relayed, bus, 1, 20) == Compared(name, 41, 20, 20, None)
+    assert (await compared(relayed, bus, 10, 5)).before == 0, "what nobody asked for is not counted"
 
 
 async def test_an_event_too_large_for_a_message_is_told_by_its_digest(

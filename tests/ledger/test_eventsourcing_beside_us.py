@@ -105,6 +105,21 @@ async def test_their_events_are_announced_followed_and_compared_like_ours(
     assert seen[3].actor == "catschool"
 
 
+async def test_json_that_is_nested_as_deep_as_a_parser_goes_stops_no_relay(
+    postgres_url: str, tenant: str, bus: Bus, recorder: Any
+) -> None:
+    """How deep that is depends on who parses: the application, close to the limit, could; the relay could not."""
+    state, flat = b"[" * 970 + b"]" * 970, b'["' + b"[" * 970 + b'",' + b"{}," * 970 + b"{}]"
+    rex = uuid4()
+    await asyncio.to_thread(recorder.insert_events, [stored(rex, 1, state), stored(rex, 2, flat)])
+    async with Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        await ledger.append(append("workflow-one", 0))
+        await assert_both_logs_equal(ledger, bus)
+        recorded = await ledger.read(0)
+    assert [b'"json"' in one.state for one in recorded] == [False, True, False]
+    assert await asyncio.to_thread(recorder.select_events, rex) == [stored(rex, 1, state), stored(rex, 2, flat)]
+
+
 async def test_our_views_pass_over_their_events(ledger: Ledger, postgres_url: str, tenant: str, recorder: Any) -> None:
     await asyncio.to_thread(recorder.insert_events, [stored(uuid4(), 1, b"\x00 no JSON")])
     async with pool(postgres_url, tenant, size=2, views=True) as connections:

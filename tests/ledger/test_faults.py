@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from appends import SECONDS, append, fill, lose_answers, partitioned, until
 
-from ledger import judge, postgres, writer
+from ledger import history, judge, postgres, writer
 from ledger.append import Append
 from ledger.errors import AlreadyRecorded, BrokenChain, LedgerClosed, LedgerUnavailable, UnsafeServer, WrongVersion
 from ledger.group import Pending
@@ -215,14 +215,39 @@ async def test_a_process_suspended_in_the_middle_of_a_transaction_begins_it_agai
     assert (await ledger.verify()).events == 2
 
 
+async def test_a_process_suspended_in_the_middle_of_a_question_may_ask_it_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command is looked up in a transaction: who is suspended meanwhile has lost a connection, no more."""
+    command = uuid4()
+    answer = await ledger.append(append("workflow-a", 0, command=command))
+    answer_from, suspended = history.answer_from, False
+
+    async def suspending(connection: Connection, first: Recorded) -> list[Recorded]:
+        nonlocal suspended
+        if not suspended:
+            suspended = True
+            await connection.execute("SET idle_in_transaction_session_timeout = '50ms'")
+            with selectors.DefaultSelector() as ended:  # without the loop, as a suspended process
+                ended.register(connection.pgconn.socket, selectors.EVENT_READ)
+                assert ended.select(SECONDS)
+        return await answer_from(connection, first)
+
+    monkeypatch.setattr(history, "answer_from", suspending)
+    with pytest.raises(LedgerUnavailable, match="idle-in-transaction"):
+        await ledger.find_command(command)
+    assert await ledger.find_command(command) == answer
+
+
 async def test_a_postgres_that_hangs_is_left_and_does_nothing_when_it_goes_on(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stalled disk or a suspended process keeps the line and answers nothing: no time limit of its own ends that."""
-    monkeypatch.setattr(writer, "ATTEMPT_SECONDS", 0.1)
     await fill(ledger, "workflow-a", 2)
+    await until(lambda: ledger._writer._pipe is not None)
     assert ledger._writer._pipe is not None
     backend = ledger._writer._pipe.backend_pid
+    monkeypatch.setattr(writer, "ATTEMPT_SECONDS", 0.5)
     os.kill(backend, signal.SIGSTOP)
     try:
         async with asyncio.timeout(SECONDS):

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from appends import append, fill
 
-from ledger.errors import UnknownEvent
+from ledger.errors import BrokenChain, UnknownEvent
 from ledger.ledger import Ledger
 
 
@@ -45,6 +45,19 @@ async def test_an_event_of_a_newer_program_is_named_when_it_is_opened(
     (newer,) = await ledger.read(1)
     with pytest.raises(UnknownEvent, match=r"Position 2 holds 'task\.levitated'"):
         _ = newer.event
+
+
+@pytest.mark.parametrize("state", ["no JSON", '{"type":"task.started","task":"\xff"}'])
+async def test_an_event_that_was_made_unreadable_is_named_when_it_is_opened(
+    ledger: Ledger, postgres_url: str, tenant: str, state: str
+) -> None:
+    await fill(ledger, "workflow-a", 3)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
+        await connection.execute(f"SET search_path = cairn_{tenant}; ALTER TABLE events_from_1 DISABLE TRIGGER ALL")
+        await connection.execute("UPDATE events_from_1 SET state = %s WHERE position = 2", (state.encode("latin-1"),))
+    changed = (await ledger.read(0))[1]
+    with pytest.raises(BrokenChain, match="position 2: its state cannot be read"):
+        _ = changed.event
 
 
 async def test_people_can_read_the_events_with_psql(ledger: Ledger, postgres_url: str, tenant: str) -> None:

@@ -4,6 +4,7 @@ It is long because each thing that can happen to a stream has its test beside th
 """
 
 import asyncio
+import gc
 import os
 import re
 import shutil
@@ -172,6 +173,27 @@ async def test_nats_killed_and_wiped_while_appending_ends_with_equal_logs(
         await appending
         await assert_both_logs_equal(ledger, bus)
         assert (await ledger.head()).epoch == 1
+
+
+async def test_what_waits_for_a_bus_that_is_away_waits_in_postgres(
+    postgres_url: str, tenant: str, own_nats: Nats
+) -> None:
+    """However large it is, this process does not grow with it."""
+    async with Bus.connect(own_nats.url) as bus, Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger:
+        await fill(ledger, "workflow-a", 1)
+        await published(ledger, 1)
+        assert own_nats.child.pid is not None
+        os.kill(own_nats.child.pid, signal.SIGKILL)
+        await own_nats.child.exited()
+        for version in range(24):
+            large = NewEvent(started(agent="x" * 2**21), uuid4(), "ann")
+            await ledger.append(Append("workflow-b", version, [large]))
+        kept = sum(len(one.state) for one in gc.get_objects() if isinstance(one, Recorded))
+        assert kept <= 33 * 2**20
+        await own_nats.start()
+        await published(ledger, 25)
+        held = await in_stream(bus, stream_name(tenant, 1))
+        assert [event.digest for event in held] == [event.digest for event in await ledger.read(0)]
 
 
 async def test_a_stream_that_goes_further_than_the_ledger_is_replaced_by_the_next_epoch(

@@ -106,6 +106,7 @@ async def test_a_snapshot_by_other_code_is_passed_over_and_replaced(
         "DELETE FROM snapshots",
         "UPDATE snapshots SET state = 'no JSON'",
         """UPDATE snapshots SET state = '{"tasks": 7}'""",
+        """UPDATE snapshots SET state = set_byte(state, 9 + position('"tasks":{"'::bytea IN state), 255)""",
         "UPDATE snapshots SET digest = sha256(digest)",
         "UPDATE snapshots SET version = version + 9",
         "UPDATE snapshots SET version = version - 1",

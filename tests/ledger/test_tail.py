@@ -83,6 +83,10 @@ def test_memory_is_bounded_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPatch
         small.wrote([event])
         assert small._bytes <= 6
     assert small.since(99, 100) == events[99:]
+    at_once = started_at(events, 0)
+    at_once.wrote(events)
+    assert at_once._bytes <= 6
+    assert at_once.since(99, 100) == events[99:]
 
 
 def test_nothing_is_kept_before_somebody_follows() -> None:

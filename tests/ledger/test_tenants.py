@@ -13,8 +13,10 @@ from cairn.bus import Bus
 from ledger.announce import subjects_of
 from ledger.ledger import Ledger
 from ledger.names import schema_of, views_of
+from ledger.postgres import Connection
 from ledger.stream import delete, stream_name, streams_of
 from ledger.tenants import Tenant, create, tenants
+from ops.backup.take import heads
 
 
 @pytest.mark.parametrize("name", ["", "Main", "a-b", "1a", "a.b", "a*", "a>", 'a"; DROP SCHEMA x', "a" * 42, "ä"])
@@ -57,6 +59,18 @@ async def test_the_list_of_a_member_has_only_what_it_may_read(postgres_url: str,
         await superuser.execute(f"CREATE ROLE only_{tenant} LOGIN IN ROLE cairn_{tenant}")
     found = await tenants(login(postgres_url, f"only_{tenant}"))
     assert found == [Tenant(tenant, 0, 1, 0, found[0].size_bytes)]
+
+
+async def test_a_ledger_put_aside_under_another_name_hides_no_other(
+    postgres_url: str, tenant: str, admin: Connection
+) -> None:
+    """As before a restore, which wants the schema gone; neither from the list, nor from a backup."""
+    for name in (tenant, f"{tenant}_other"):
+        await create(postgres_url, name)
+    await admin.execute(f'ALTER SCHEMA cairn_{tenant} RENAME TO "cairn_{tenant}_other-2026"')
+    assert [each.name for each in await tenants(postgres_url) if each.name.startswith(tenant)] == [f"{tenant}_other"]
+    assert [each.name for each in await heads(admin, f"{tenant}_other")] == [f"{tenant}_other"]
+    assert f"{tenant}_other" in [each.name for each in await heads(admin, None)]
 
 
 async def test_neither_ledger_finds_what_the_other_holds(postgres_url: str, tenant: str) -> None:

@@ -311,6 +311,10 @@ async def test_yours_is_dumped_and_goes_into_a_database_without_it_once(
     assert (manifest.postgres, [one.name for one in manifest.tenants]) == ("dump", [tenant])
     with pytest.raises(ServerFailed, match="DATABASE_URL to the database to restore it to"):
         await restore(Site(data_dir / "embedded").settings, data_dir / "backup", quiet)
+    with pytest.raises(
+        ServerFailed, match=f"the tenant {tenant}, and the setting says main\n.*CAIRN_TENANT to {tenant}"
+    ):
+        await restore(Site(data_dir / "other", new).settings, data_dir / "backup", quiet)
     [back] = await restore(there.settings, data_dir / "backup", quiet)
     assert (back.position, back.digest) == (manifest.tenants[0].position, manifest.tenants[0].digest)
     assert await (await Repository.open(there.repository)).missing(commits) == []

@@ -3,16 +3,19 @@
 import asyncio
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from cli_home import Home, new_home
 
 sys.path.append(str(Path(__file__).parents[1] / "ledger"))
 from appends import append, partitioned
+from users import login
 
 from ledger.ledger import Ledger
 
@@ -63,7 +66,7 @@ def test_closed_partitions_are_moved_listed_and_read(home: Home) -> None:
     assert asyncio.run(read()) == 350
 
 
-@pytest.mark.parametrize("before", ["2026-13", "soon", "-5"])
+@pytest.mark.parametrize("before", ["2026-13", "0000-01", "soon", "-5", "²"])
 def test_what_is_neither_a_month_nor_a_position_is_refused(home: Home, before: str) -> None:
     answer = home.cairn("archive", f"--before={before}")
     assert answer.returncode == 2
@@ -76,6 +79,39 @@ def test_nothing_to_move_is_said_and_no_error(home: Home) -> None:
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout) == []
     assert "nothing to move" in answer.stderr
+
+
+def test_a_disk_that_is_full_is_said_and_nothing_is_moved(home: Home) -> None:
+    asyncio.run(recorded(home, 250))
+    archive = home.data / "archive"
+    archive.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", archive], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
+    try:
+        full = home.cairn("archive", "--before", "101")
+        left = list(archive.iterdir())
+    finally:
+        subprocess.run(["umount", archive], check=True)
+    assert (full.returncode, left) == (1, [])
+    assert "cannot be written (database or disk is full): nothing of it was moved" in full.stderr
+    assert "a defect" not in full.stderr
+    assert {one["where"] for one in listed(home)} == {"Postgres"}
+    assert home.cairn("archive", "--before", "101").returncode == 0
+
+
+def test_who_does_not_own_the_ledger_is_told_so_before_anything_is_written(home: Home, tenant: str) -> None:
+    asyncio.run(recorded(home, 250))
+    url = home.environment["DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE only_{tenant} LOGIN IN ROLE cairn_{tenant}")
+    home.environment["DATABASE_URL"] = login(url, f"only_{tenant}")
+    answer = home.cairn("archive", "--before", "101")
+    assert answer.returncode == 1
+    assert f"only_{tenant} does not own the ledger of {tenant}" in answer.stderr
+    assert not (home.data / "archive").exists()
 
 
 def test_a_tenant_that_is_not_there_is_not_made(home: Home) -> None:
