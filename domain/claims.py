@@ -4,6 +4,7 @@ import msgspec
 
 from domain.commands import Command
 from domain.events import (
+    AskOpened,
     AttemptFailed,
     Event,
     TaskCancelled,
@@ -22,7 +23,7 @@ WORKFLOWS = "workflows"
 """The need of a workflow: a place among those that run at once."""
 
 ENDS_RUN: tuple[type[Event], ...] = (
-    TaskReported, TaskCompleted, AttemptFailed, TaskFailed, TaskCancelled, TaskSkipped,
+    TaskReported, TaskCompleted, AttemptFailed, TaskFailed, TaskCancelled, TaskSkipped, AskOpened,
 )  # fmt: skip
 """After these an attempt's work is over, or will not begin: what it holds is free."""
 ENDS_WORKFLOW: tuple[type[Event], ...] = (WorkflowCompleted, WorkflowFailed, WorkflowCancelled)

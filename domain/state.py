@@ -62,7 +62,7 @@ TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "pending": frozenset({"queued", "dispatched", "waiting", "skipped", "cancelled"}),
-    "queued": frozenset({"dispatched", "cancelled"}),
+    "queued": frozenset({"dispatched", "waiting", "cancelled"}),
     "dispatched": frozenset({"dispatched", "running", "cancelled"}),
     "running": frozenset(
         {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
