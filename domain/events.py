@@ -43,12 +43,14 @@ class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
     repository: str | None = None
     base: str | None = None
     lease_seconds: float = 30.0
+    at: float = 0.0
 
 
 class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     """A run is offered to the agents of `role`, with all they need. It is offered again after `due` if nobody starts it.
 
     `previous` is what ended the attempt before. What is to be verified was done by `worker`, who does not judge it.
+    `expires` is when the task's time is over, all its attempts together.
     """
 
     workflow: str
@@ -72,6 +74,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     debug: Debug | None = None
     previous: Failure | None = None
     worker: str = ""
+    expires: float | None = None
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -161,6 +164,49 @@ class TaskSkipped(Event, frozen=True, tag="task.skipped"):
 
 class TaskCancelled(Event, frozen=True, tag="task.cancelled"):
     task: str
+    by: str = ""
+    reason: str = ""
+
+
+class TaskHeld(Event, frozen=True, tag="task.held"):
+    """It could be dispatched, and is not: since `at` it waits for a slot, as the workflow is paused."""
+
+    task: str
+    role: str
+    at: float
+
+
+class TaskExcused(Event, frozen=True, tag="task.excused"):
+    """Somebody said that it need not be done: what depends on it goes on without its result."""
+
+    task: str
+    by: str
+    reason: str = ""
+
+
+class TaskEdited(Event, frozen=True, tag="task.edited"):
+    """From now on the task is `spec`."""
+
+    task: str
+    spec: Task
+    by: str
+    reason: str = ""
+
+
+class TaskPrioritised(Event, frozen=True, tag="task.prioritised"):
+    task: str
+    priority: int
+    by: str
+    reason: str = ""
+
+
+class TaskAdded(Event, frozen=True, tag="task.added"):
+    """A task joined the plan, its own or as a part of the one that `spec.parent_id` names."""
+
+    task: str
+    spec: Task
+    by: str
+    reason: str = ""
 
 
 class AskOpened(Event, frozen=True, tag="ask.opened"):
@@ -171,6 +217,7 @@ class AskOpened(Event, frozen=True, tag="ask.opened"):
     kind: AskKind
     shown: str
     content: dict[str, Any]
+    at: float = 0.0
 
 
 class AskAnswered(Event, frozen=True, tag="ask.answered"):
@@ -179,6 +226,16 @@ class AskAnswered(Event, frozen=True, tag="ask.answered"):
     approved: bool
     by: str
     because: str = ""
+    at: float = 0.0
+
+
+class AskVoided(Event, frozen=True, tag="ask.voided"):
+    """What was shown is no longer so: nobody can answer it any more. If it still has to be asked, a new ask follows."""
+
+    ask: str
+    task: str
+    why: str
+    at: float = 0.0
 
 
 class ReportRefused(Event, frozen=True, tag="report.refused"):
@@ -207,14 +264,36 @@ class WorkflowCancelled(Event, frozen=True, tag="workflow.cancelled"):
     reason: str = ""
 
 
+class WorkflowPaused(Event, frozen=True, tag="workflow.paused"):
+    """What is out goes on; what could be dispatched is held. The workflow's time stands still."""
+
+    workflow: str
+    by: str
+    at: float
+    reason: str = ""
+
+
+class WorkflowResumed(Event, frozen=True, tag="workflow.resumed"):
+    workflow: str
+    by: str
+    at: float
+    reason: str = ""
+
+
+class WorkflowTimedOut(Event, frozen=True, tag="workflow.timed_out"):
+    workflow: str
+    reason: str
+
+
 class WorkflowRestored(Event, frozen=True, tag="workflow.restored"):
     """The ledger was brought back from a backup while this was under way. Every lease is void: what was out is offered
     again in the events after this one, under tokens above `tokens`, which the life that is given up has never handed
-    out. `repository` is where the restored one lies."""
+    out. `repository` is where the restored one lies. The workflow's time begins anew `at` then."""
 
     workflow: str
     tokens: int
     repository: str | None = None
+    at: float = 0.0
 
 
 class LedgerRestored(Event, frozen=True, tag="ledger.restored"):
@@ -241,12 +320,21 @@ WorkflowEvent = (
     | TaskFailed
     | TaskSkipped
     | TaskCancelled
+    | TaskHeld
+    | TaskExcused
+    | TaskEdited
+    | TaskPrioritised
+    | TaskAdded
     | AskOpened
     | AskAnswered
+    | AskVoided
     | ReportRefused
     | WorkflowCompleted
     | WorkflowFailed
     | WorkflowCancelled
+    | WorkflowTimedOut
+    | WorkflowPaused
+    | WorkflowResumed
     | WorkflowRestored
 )
 """Everything a `workflow-<id>` stream can hold."""

@@ -9,18 +9,25 @@ from typing import Literal
 
 import msgspec
 
+from domain.clock import Clock
 from domain.events import (
     AskAnswered,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     Purpose,
     ReportRefused,
     RetryScheduled,
+    TaskAdded,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
+    TaskEdited,
+    TaskExcused,
     TaskFailed,
+    TaskHeld,
+    TaskPrioritised,
     TaskReported,
     TaskRerouted,
     TaskSkipped,
@@ -30,19 +37,24 @@ from domain.events import (
     WorkflowCompleted,
     WorkflowEvent,
     WorkflowFailed,
+    WorkflowPaused,
     WorkflowRestored,
+    WorkflowResumed,
     WorkflowStarted,
+    WorkflowTimedOut,
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import FailureSign, Task
 
 TaskStatus = Literal[
     "pending", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
-    "completed", "failed", "cancelled", "skipped",
+    "completed", "failed", "cancelled", "skipped", "excused",
 ]  # fmt: skip
-WorkflowStatus = Literal["unknown", "running", "completed", "failed", "cancelled"]
+WorkflowStatus = Literal["unknown", "running", "completed", "failed", "cancelled", "timed_out"]
 
-CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "skipped"})
+CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "skipped", "excused"})
+PASSED: frozenset[TaskStatus] = frozenset({"completed", "excused"})
+"""What depends on a task goes on after these."""
 
 NOT_ITS_FAULT = frozenset({"agent_lost", "sandbox"})
 """Failures of what surrounds a task: they are no attempts of it."""
@@ -50,29 +62,35 @@ TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 """Failures that are the tester's own when it brings no receipts: they say nothing of the work."""
 
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
-    "pending": frozenset({"dispatched", "waiting", "skipped", "cancelled"}),
-    "dispatched": frozenset({"dispatched", "running", "cancelled"}),
+    "pending": frozenset({"dispatched", "verifying", "waiting", "completed", "skipped", "cancelled", "excused"}),
+    "dispatched": frozenset({"dispatched", "running", "failed", "cancelled", "excused"}),
     "running": frozenset(
-        {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
+        {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled", "excused"}
     ),
     "verifying": frozenset(
-        {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
+        {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled", "excused"}
     ),
-    "retrying": frozenset({"dispatched", "cancelled"}),
-    "branched": frozenset({"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled"}),
-    "waiting": frozenset({"dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
+    "retrying": frozenset({"dispatched", "pending", "failed", "cancelled", "excused"}),
+    "branched": frozenset(
+        {"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled", "excused"}
+    ),
+    "waiting": frozenset(
+        {"dispatched", "pending", "verifying", "retrying", "branched", "completed", "failed", "cancelled", "excused"}
+    ),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
     "skipped": frozenset(),
+    "excused": frozenset(),
 }  # fmt: skip
 """From a task's status to those that may follow it. `verifying` covers the run of its tests from its dispatch on."""
 WORKFLOW_TRANSITIONS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
     "unknown": frozenset({"running"}),
-    "running": frozenset({"completed", "failed", "cancelled"}),
+    "running": frozenset({"completed", "failed", "cancelled", "timed_out"}),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
+    "timed_out": frozenset(),
 }
 """From a workflow's status to those that may follow it. The board's tables refuse all others, of tasks too: whoever
 changes either table raises `projections.board.Board.version`."""
@@ -90,7 +108,9 @@ class Run(msgspec.Struct):
 class TaskState(msgspec.Struct):
     spec: Task
     status: TaskStatus = "pending"
-    missing: int = 0  # dependencies that have not completed
+    missing: int = 0  # dependencies that have neither completed nor been excused
+    begun: bool = False  # it was dispatched since it last waited for dependencies
+    held: bool = False  # it could be dispatched, but for a pause
     depth: int = 0
     attempt: int = 0
     failures: int = 0
@@ -106,6 +126,8 @@ class TaskState(msgspec.Struct):
     failure: Failure | None = None
     receipts: tuple[Receipt, ...] = ()
     ask: str | None = None
+    expires: float | None = None  # when the time for all its attempts is over
+    left: float | None = None  # seconds of that time, while it waits for a person or a slot
 
 
 class Ask(msgspec.Struct):
@@ -127,7 +149,11 @@ class Workflow(msgspec.Struct):
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
     open: int = 0
     failed: int = 0  # tasks of the plan that failed; a branch that failed is its parent's matter
+    dropped: int = 0  # tasks of the plan that were cancelled
     tokens: int = 0
+    paused: bool = False
+    clock: Clock = msgspec.field(default_factory=Clock)
+    roles: tuple[str, ...] = ()  # of the plan, besides the built-in ones
 
 
 def replay(events: Iterable[WorkflowEvent], state: Workflow | None = None) -> Workflow:
@@ -149,6 +175,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             else:
                 task.status = "verifying"
             task.attempt = attempt
+            task.held, task.begun, task.expires = False, True, event.expires
             state.tokens = token
         case TaskStarted(task=name, agent=agent):
             task = state.tasks[name]
@@ -168,8 +195,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task.tips = (result.commit,) if result.commit else bases(state, task)
             task.result, task.work, task.agent = result, run, agent
             _close(state, task, "completed")
-            for dependent in state.dependents.get(name, ()):
-                state.tasks[dependent].missing -= 1
+            _free(state, name)
         case AttemptFailed(task=name, failure=failure):
             task = state.tasks[name]
             if is_lost(failure, task.run):
@@ -195,12 +221,45 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case TaskSkipped(task=name):
             _close(state, state.tasks[name], "skipped")
         case TaskCancelled(task=name):
-            _close(state, state.tasks[name], "cancelled")
-        case AskOpened(ask=ask, task=name, kind=kind, shown=shown):
+            task = state.tasks[name]
+            state.dropped += task.depth == 0
+            _close(state, task, "cancelled")
+        case TaskHeld(task=name, at=at):
+            task = state.tasks[name]
+            task.status, task.held = "pending", True
+            _stand_still(task, at)
+        case TaskExcused(task=name):
+            task = state.tasks[name]
+            task.result, task.tips = None, bases(state, task)
+            _close(state, task, "excused")
+            _free(state, name)
+        case TaskEdited(task=name, spec=spec):
+            task = state.tasks[name]
+            if spec.total_seconds != task.spec.total_seconds:
+                task.expires = task.left = None
+            new = [need for need in dict.fromkeys(spec.dependencies) if need not in task.spec.dependencies]
+            task.spec = spec
+            if new:
+                task.status, task.held, task.begun = "pending", False, False
+                _depend(state, task, new)
+        case TaskPrioritised(task=name, priority=priority):
+            task = state.tasks[name]
+            task.spec = msgspec.structs.replace(task.spec, priority=priority)
+        case TaskAdded(task=name, spec=spec):
+            task = state.tasks[name] = TaskState(spec)
+            state.open += 1
+            _depend(state, task, dict.fromkeys(spec.dependencies))
+        case AskOpened(ask=ask, task=name, kind=kind, shown=shown, at=at):
             state.asks[ask] = Ask(name, kind, shown)
             task = state.tasks[name]
             task.status, task.ask = "waiting", ask
-        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because):
+            _stand_still(task, at)
+            state.clock.halt(at)
+        case AskVoided(ask=ask, task=name, at=at):
+            state.tasks[name].ask = None
+            state.clock.go(at)
+        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because, at=at):
+            state.clock.go(at)
             state.asks[ask].answered_by = by
             task = state.tasks[name]
             task.ask = None
@@ -209,20 +268,32 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case WorkflowStarted(workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease):
             state.id, state.status = name, "running"
             state.repository, state.base, state.lease_seconds = repository, base, lease
-            state.open, state.signs = len(plan.tasks), plan.failure_signs
+            state.signs = plan.failure_signs
+            state.open, state.roles = len(plan.tasks), plan.roles
+            state.clock = Clock(plan.timeout_seconds)
+            state.clock.begin(event.at)
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
                 for need in needs:
                     state.dependents.setdefault(need, []).append(spec.id)
-        case WorkflowRestored(tokens=tokens, repository=repository):
+        case WorkflowRestored(tokens=tokens, repository=repository, at=at):
             state.tokens, state.repository = tokens, repository
+            state.clock.begin(at)
+        case WorkflowPaused(at=at):
+            state.paused = True
+            state.clock.halt(at)
+        case WorkflowResumed(at=at):
+            state.paused = False
+            state.clock.go(at)
         case WorkflowCompleted():
             state.status = "completed"
         case WorkflowFailed():
             state.status = "failed"
         case WorkflowCancelled():
             state.status = "cancelled"
+        case WorkflowTimedOut():
+            state.status = "timed_out"
         case ReportRefused():
             pass
     return state
@@ -260,5 +331,21 @@ def bases(state: Workflow, task: TaskState) -> tuple[str, ...]:
 
 
 def _close(state: Workflow, task: TaskState, status: TaskStatus) -> None:
-    task.status, task.run, task.ask = status, None, None
+    task.status, task.run, task.ask, task.held = status, None, None, False
     state.open -= 1
+
+
+def _free(state: Workflow, name: str) -> None:
+    for dependent in state.dependents.get(name, ()):
+        state.tasks[dependent].missing -= 1
+
+
+def _depend(state: Workflow, task: TaskState, needs: Iterable[str]) -> None:
+    for need in needs:
+        state.dependents.setdefault(need, []).append(task.spec.id)
+        task.missing += state.tasks[need].status not in PASSED
+
+
+def _stand_still(task: TaskState, at: float) -> None:
+    if task.expires is not None:
+        task.left, task.expires = task.expires - at, None

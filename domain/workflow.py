@@ -10,11 +10,14 @@ from typing import assert_never
 
 import msgspec
 
+from domain.acts import TASK_BYTES, act, expire
 from domain.commands import (
+    Act,
     Answer,
-    Cancel,
     ExpireLease,
     ExpireRun,
+    ExpireTask,
+    ExpireWorkflow,
     Redispatch,
     Report,
     ReportCompleted,
@@ -31,11 +34,9 @@ from domain.errors import Conflict, NotFound, Refused
 from domain.events import (
     AskAnswered,
     ReportRefused,
-    TaskCancelled,
     TaskReported,
     TaskStarted,
     TaskVerified,
-    WorkflowCancelled,
     WorkflowEvent,
     WorkflowRestored,
     WorkflowStarted,
@@ -44,12 +45,10 @@ from domain.failures import classify
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
 from domain.shape import misfit
-from domain.state import CLOSED, Run, TaskState, Workflow, evolve, refusal
+from domain.state import Run, TaskState, Workflow, evolve, refusal
 
 MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
 """What a second run of the same tests can turn out to be nothing but chance."""
-TASK_BYTES = 262_144
-"""A task of a plan, so that its dispatch fits into one message on any bus."""
 
 
 def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
@@ -78,8 +77,10 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
             return then.events
         case Answer():
             return _answer(state, command)
-        case Cancel():
-            return _cancel(state, command)
+        case Act():
+            return act(state, command)
+        case ExpireWorkflow() | ExpireTask():
+            return expire(state, command)
         case Restore():
             return _restore(state, command)
     assert_never(command)
@@ -94,7 +95,7 @@ def _start(state: Workflow, command: StartWorkflow) -> list[WorkflowEvent]:
         raise Conflict(f"workflow {command.workflow} was started before; give this run an id of its own")
     started = WorkflowStarted(
         workflow=command.workflow, plan=command.plan, repository=command.repository, base=command.base,
-        lease_seconds=command.lease_seconds,
+        lease_seconds=command.lease_seconds, at=command.now,
     )  # fmt: skip
     then = Consequences(evolve(Workflow(), started), command.now)
     then.events.append(started)
@@ -244,7 +245,14 @@ def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
         raise Conflict(f"ask {command.ask} is closed: task {ask.task} is {task.status}")
     then = Consequences(state, command.now)
     then.events.append(
-        AskAnswered(ask=command.ask, task=ask.task, approved=command.approved, by=command.by, because=command.because)
+        AskAnswered(
+            ask=command.ask,
+            task=ask.task,
+            approved=command.approved,
+            by=command.by,
+            because=command.because,
+            at=command.now,
+        )
     )
     if not command.approved:
         then.refused(task, refusal(command.by, command.because))
@@ -256,18 +264,6 @@ def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
     return then.events
 
 
-def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
-    if state.status == "cancelled":
-        return []
-    if state.status != "running":
-        raise Refused(f"workflow {state.id} is {state.status}: nothing is left to cancel")
-    open_tasks = [task for task in state.tasks.values() if task.status not in CLOSED]
-    return [
-        *(TaskCancelled(task=task.spec.id) for task in open_tasks),
-        WorkflowCancelled(workflow=state.id, by=command.by, reason=command.reason),
-    ]
-
-
 def _restore(state: Workflow, command: Restore) -> list[WorkflowEvent]:
     """Whoever holds a lease may have gone on in the life that is given up, so every run that is out is offered anew."""
     if state.status != "running":
@@ -275,7 +271,9 @@ def _restore(state: Workflow, command: Restore) -> list[WorkflowEvent]:
     tokens = state.tokens + command.skipped
     moved = msgspec.structs.replace(state, tokens=tokens, repository=command.repository)
     then = Consequences(moved, command.now)
-    then.events.append(WorkflowRestored(workflow=state.id, tokens=tokens, repository=command.repository))
+    then.events.append(
+        WorkflowRestored(workflow=state.id, tokens=tokens, repository=command.repository, at=command.now)
+    )
     for task in state.tasks.values():
         if task.run is not None:
             then.offer_again(task, task.run)
