@@ -28,6 +28,7 @@ from domain.commands import (
 from domain.consequences import Consequences
 from domain.errors import NotFound, Refused
 from domain.events import (
+    RetryScheduled,
     TaskAdded,
     TaskCancelled,
     TaskEdited,
@@ -156,6 +157,11 @@ def _retry(state: Workflow, command: RetryNow) -> list[WorkflowEvent]:
     if task.status != "retrying":
         _refuse(state, task, command)
     then = Consequences(state, command.now)
+    then.events.append(
+        RetryScheduled(
+            task=command.task, attempt=task.attempt + 1, due=command.now, by=command.by, reason=command.reason
+        )
+    )
     then.dispatch(task)
     return then.events
 

@@ -124,11 +124,13 @@ class AttemptFailed(Event, frozen=True, tag="task.attempt_failed"):
 
 
 class RetryScheduled(Event, frozen=True, tag="task.retry_scheduled"):
-    """The next attempt is dispatched at `due`; the jitter of the backoff is in it already."""
+    """The next attempt is dispatched at `due`; the jitter of the backoff is in it already. `by` cut it short."""
 
     task: str
     attempt: int
     due: float
+    by: str = ""
+    reason: str = ""
 
 
 class TaskRerouted(Event, frozen=True, tag="task.rerouted"):

@@ -12,6 +12,7 @@ from domain.events import (
     AskVoided,
     AttemptFailed,
     ReportRefused,
+    RetryScheduled,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -137,7 +138,10 @@ def test_cancelling_a_workflow_says_of_every_task_who_did_it() -> None:
 
 def test_a_backoff_is_cut_short() -> None:
     story = given(start(A), failed("a/1", 1))
-    story.when(by_pat(RetryNow, task="a")).then(An(TaskDispatched, "a", run="a/2", attempt=2))
+    story.when(by_pat(RetryNow, task="a")).then(
+        RetryScheduled(task="a", attempt=2, due=NOW, by="pat", reason="it is late"),
+        An(TaskDispatched, "a", run="a/2", attempt=2),
+    )
     story.when(by_pat(RetryNow, task="a")).then()
     story.when(retry(2)).then()
 

@@ -57,7 +57,7 @@ class Told:
 def recorded(event: WorkflowEvent, position: int) -> Recorded:
     tag = type(event).__struct_config__.tag
     return Recorded(
-        position, "workflow-w", position, str(tag), UUID(int=position), AT, None, None, "t", None, b"", event
+        position, "workflow-w", position, str(tag), UUID(int=position), AT, None, None, "t", None, encode(event), b""
     )
 
 
@@ -96,8 +96,8 @@ def test_what_is_added_does_not_make_it_go_back() -> None:
 
 def test_what_is_split_does_not_make_it_go_back_and_counts_as_much_as_before_in_the_whole() -> None:
     told = Told(Task("a"), Task("b", dependencies=("a",)))
-    told.complete("a")
     told.do(SplitTask(task="b", parts=(Task("b1"), Task("b2", weight=2.0)), replace=True, **BY))
+    told.complete("a")
     assert (told.of(), told.of("b")) == (0.5, 0.0)
     told.complete("b1")
     assert (told.of(), told.of("b")) == (0.666667, 0.333333)
