@@ -17,10 +17,10 @@ CREATE TABLE board_workflows (
     started_at    timestamptz NOT NULL,
     ended_at      timestamptz,
     reason        text,
-    paused        boolean NOT NULL,
-    progress      double precision NOT NULL, -- 0 to 1, never less than before
-    parts         double precision NOT NULL, -- weights of the tasks that are part of no other, and what is done of them
-    parts_done    double precision NOT NULL,
+    paused        boolean NOT NULL DEFAULT false,
+    progress      double precision NOT NULL DEFAULT 0, -- 0 to 1, never less than before
+    parts         double precision NOT NULL DEFAULT 0, -- weights of the tasks that are part of no other, and what is done of them
+    parts_done    double precision NOT NULL DEFAULT 0,
     first         bigint NOT NULL,  -- positions
     last          bigint NOT NULL
 ) WITH (fillfactor = 70);
@@ -51,11 +51,11 @@ CREATE TABLE board_tasks (
     retry_due     double precision,
     started_at    timestamptz,
     ended_at      timestamptz,
-    weight        double precision NOT NULL, -- in the progress of what it is part of
-    progress      double precision NOT NULL, -- 0 to 1, never less than before
-    own           double precision NOT NULL, -- weight of its own work among its parts
-    parts         double precision NOT NULL, -- weights of its parts, and what is done of them
-    parts_done    double precision NOT NULL,
+    weight        double precision NOT NULL DEFAULT 1, -- in the progress of what it is part of
+    progress      double precision NOT NULL DEFAULT 0, -- 0 to 1, never less than before
+    own           double precision NOT NULL DEFAULT 1, -- weight of its own work among its parts
+    parts         double precision NOT NULL DEFAULT 0, -- weights of its parts, and what is done of them
+    parts_done    double precision NOT NULL DEFAULT 0,
     created       bigint NOT NULL,  -- positions
     updated       bigint NOT NULL,
     steps         text[],           -- of a row on its way in: the statuses it went through before `status`; not kept

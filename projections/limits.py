@@ -40,7 +40,7 @@ SQL = statements("limits")
 
 class _Limit(msgspec.Struct, omit_defaults=True, gc=False):
     workflow: str
-    task: str = ""
+    task: str
     due: float | None = None
     seconds: float | None = None
     spent: float = 0.0
@@ -100,10 +100,10 @@ class Limits:
             case WorkflowRestored(at=at) if clock:
                 clock.begin(at)
                 moved = True
-            case (AskOpened(at=at) | WorkflowPaused(at=at)) if clock:
+            case AskOpened(at=at) | WorkflowPaused(at=at) if clock:
                 clock.halt(at)
                 moved = True
-            case (AskAnswered(at=at) | AskVoided(at=at) | WorkflowResumed(at=at)) if clock:
+            case AskAnswered(at=at) | AskVoided(at=at) | WorkflowResumed(at=at) if clock:
                 clock.go(at)
                 moved = True
         changed = [(workflow, "")] if moved else []

@@ -151,7 +151,9 @@ class Changes:
 
     def _create(self, flow: Flow, spec: Task, needs: Iterable[str] | None = None) -> None:
         """`needs` are those of its dependencies that are open."""
-        needs = tuple(dict.fromkeys(need for need in spec.dependencies if need in flow.waits) if needs is None else needs)
+        needs = tuple(
+            dict.fromkeys(need for need in spec.dependencies if need in flow.waits) if needs is None else needs
+        )
         if needs:
             wait = Wait(flow.name, spec.id, "dependency", None, spec.agent_role, missing=len(needs), needs=needs)
         else:
