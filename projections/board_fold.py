@@ -248,6 +248,7 @@ class Changes:
             entry.attempts.append(attempt)
             self.attempts[attempt.workflow, attempt.task, attempt.run] = attempt
         attempt.dispatched_at, attempt.dispatched = at, position
+        attempt.agent = attempt.started_at = attempt.timeout_at = None  # whoever had it before a restore has it no more
 
     def _attempt(self, entry: Entry, run: str) -> BoardAttempt | None:
         for attempt in reversed(entry.attempts):

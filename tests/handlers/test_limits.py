@@ -24,7 +24,7 @@ async def begin(works: Clockwork, *tasks: Task, seconds: float | None = 100.0) -
 
 
 async def status(works: Clockwork) -> str:
-    return (await works.executor.state(WORKFLOW, "w")).status
+    return (await works.executor.state("w", WORKFLOW)).status
 
 
 async def limits(works: Clockwork) -> list[tuple[Any, ...]]:
@@ -50,7 +50,7 @@ async def test_time_in_which_a_person_is_asked_or_it_is_paused_does_not_count(wo
     await begin(works, Task("a", approval=("before_dispatch",)))
     assert await limits(works) == [("", True)]
     await works.fire(50_000.0)
-    ask = (await works.executor.state(WORKFLOW, "w")).asks["ask-1"]
+    ask = (await works.executor.state("w", WORKFLOW)).asks["ask-1"]
     await works.do(Answer(now=works.clock(), ask="ask-1", shown=ask.shown, approved=True, by="pat"))
     assert await limits(works) == [("", False)]
     await works.do(Pause(now=works.clock(), by="pat"))
@@ -66,9 +66,9 @@ async def test_a_task_whose_time_is_over_fails_between_two_attempts_too(works: C
     await begin(works, Task("a", total_seconds=30.0, max_attempts=9), seconds=None)
     await works.fail("a", "a/1", 1)
     await works.fire(5.0)
-    assert (await works.executor.state(WORKFLOW, "w")).tasks["a"].attempt == 2
+    assert (await works.executor.state("w", WORKFLOW)).tasks["a"].attempt == 2
     await works.fire(31.0)
-    state = await works.executor.state(WORKFLOW, "w")
+    state = await works.executor.state("w", WORKFLOW)
     assert state.status == "failed"
     failure = state.tasks["a"].failure
     assert failure is not None and failure.type == "timeout" and "30 s in all" in failure.message
