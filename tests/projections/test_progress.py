@@ -16,6 +16,7 @@ from domain.outcome import Failure, Result
 from domain.plan import Plan, Task
 from domain.state import Workflow, replay
 from domain.workflow import decide
+from ledger.codec import encode
 from ledger.recorded import Recorded
 from projections.board_fold import Changes
 
