@@ -2,6 +2,8 @@
 
 The same act again, while it is so already, leads to nothing. What is closed stays closed. A branch is not acted on
 alone, but for its backoff and its priority: it is the matter of the task that it mends.
+
+It is long because every act has its own refusals, and they share what they are refused by.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -2,6 +2,8 @@
 
 The state it reads is the one before the decision; what the decision itself settled (a result, a number of tasks
 closed, a lease token given out) is kept here until the events are folded.
+
+It is long because each consequence leads to others: one object has to see all that its decision has settled.
 """
 
 import hashlib

@@ -2,6 +2,8 @@
 
 Times are seconds since the epoch, UTC; they were decided with the event and are never read from a clock again.
 A *run* is one lease of a task: `indicators/1` is the first attempt's work, `indicators/1/verify` the run of its tests.
+
+It is long because there is one struct for each thing that can happen.
 """
 
 from typing import Any, Literal

@@ -2,6 +2,8 @@
 
 The fold owns its state and changes it in place, so that one event costs the same in a workflow of ten tasks and of
 ten thousand. Whoever needs an older state folds it again; `decide` never changes it.
+
+It is long because the fold is one `match` over all that can happen.
 """
 
 from collections.abc import Iterable

@@ -18,7 +18,23 @@ from uuid import UUID
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct, inspect
 
-from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Restore, Retry, StartWorkflow
+from domain.commands import (
+    AddTasks,
+    Answer,
+    Cancel,
+    EditTask,
+    ExpireWorkflow,
+    Pause,
+    Prioritise,
+    ReportCompleted,
+    ReportFailed,
+    ReportVerified,
+    Restore,
+    Resume,
+    Retry,
+    Skip,
+    StartWorkflow,
+)
 from domain.events import Event, LedgerRestored
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Plan, Route, Task, Test
@@ -88,6 +104,15 @@ def history() -> list[Line]:
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
     told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
     told.do(Cancel(now=told.now, by="pat", reason="no longer wanted"), "pat")
+    told.start("acted-on", Task("a"), Task("b", dependencies=("a",)), Task("c", approval=("before_dispatch",)))
+    told.do(Pause(now=told.now, by="pat", reason="something is wrong"), "pat")
+    told.report("a", result=Result("done"))
+    told.do(EditTask(now=told.now, by="pat", task="b", changes={"description": "Do it well."}), "pat")
+    told.do(Prioritise(now=told.now, by="pat", task="b", priority=5), "pat")
+    told.do(AddTasks(now=told.now, by="pat", tasks=(Task("d", dependencies=("b",)),)), "pat")
+    told.do(Skip(now=told.now, by="pat", task="c", reason="nobody needs it"), "pat")
+    told.do(Resume(now=told.now, by="pat"), "pat")
+    told.do(ExpireWorkflow(now=told.now + 3_600), "clock/limit")
     told.start("restored", Task("a"), Task("b", dependencies=("a",)))
     told.note("ledger-main", LedgerRestored(position=len(told.lines), previous_epoch=1, epoch=2, taken_at=told.now))
     told.do(Restore(now=told.now, skipped=70_000, repository="/srv/restored.git"), "cairn restore")

@@ -1,4 +1,7 @@
-"""How each event changes the board's rows."""
+"""How each event changes the board's rows.
+
+It is long because the fold is one `match` over all that can happen.
+"""
 
 from datetime import datetime
 
