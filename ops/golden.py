@@ -4,6 +4,8 @@
 cannot do without. `history.jsonl` is a small ledger with envelopes and digests, `states.json` what its streams fold to.
 What an earlier release wrote the same way is not written again. Tests read all of it with today's code: an event that
 changes its shape fails them until it has a new file, and one that can no longer be read fails them for good.
+
+It is long because the story it keeps has to hold every event there is.
 """
 
 import argparse
