@@ -27,7 +27,7 @@ FOLLOW_SECONDS = 60.0
 """How long a stream that worked once is asked for again."""
 FOLLOW_AGAIN_SECONDS = 0.5
 TRY_AGAIN = (429, 503)
-ENDED = ("completed", "failed", "cancelled")
+ENDED = ("completed", "failed", "cancelled", "timed_out")
 """The statuses of a workflow to which nothing will happen any more."""
 
 Json = dict[str, Any]
@@ -115,8 +115,10 @@ def validate(plan: PlanLike) -> Call:
     return Call("POST", f"{API}/plans/validate", _raw(plan), {"Content-Type": "application/json"})
 
 
-def cancel(id: str, reason: str) -> Call:
-    return _command(f"{API}/workflows/{quote(id, safe='')}/cancel", {"reason": reason})
+def act(id: str, verb: str, reason: str, task: str | None = None, **said: Any) -> Call:
+    """An act on a workflow, or on a `task` of it; `said` is what its body holds besides the reason."""
+    about = "" if task is None else f"/tasks/{quote(task, safe='')}"
+    return _command(f"{API}/workflows/{quote(id, safe='')}{about}/{verb}", {"reason": reason, **said})
 
 
 def answer(id: str, ask: str, approved: bool, shown: str, because: str) -> Call:

@@ -8,7 +8,7 @@ async with Client() as client:
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Self
 
@@ -73,9 +73,44 @@ class Client:
         found: list[dict[str, str]] = (await self._ask(calls.validate(plan)))["errors"]
         return found
 
-    async def cancel(self, id: str, reason: str = "") -> Json:
-        """Cancels what is still open: `{"workflow", "position"}`. NotFound; Conflict if the workflow has ended."""
-        return await self._ask(calls.cancel(id, reason))
+    async def pause(self, id: str, reason: str = "") -> Json:
+        """Nothing new is dispatched: what is out goes on, what becomes ready waits. As all acts: `{"workflow", "position"}`;
+        NotFound; Conflict with the sentence that says why. The same again, while it is so, changes nothing."""
+        return await self._ask(calls.act(id, "pause", reason))
+
+    async def resume(self, id: str, reason: str = "") -> Json:
+        """Dispatches what has become ready meanwhile, the most urgent first."""
+        return await self._ask(calls.act(id, "resume", reason))
+
+    async def cancel(self, id: str, reason: str = "", *, task: str | None = None) -> Json:
+        """Cancels what is still open of the workflow, or one task of it: what depends on that is skipped."""
+        return await self._ask(calls.act(id, "cancel", reason, task))
+
+    async def retry(self, id: str, task: str, reason: str = "") -> Json:
+        """The next attempt begins now, whatever is left of the backoff."""
+        return await self._ask(calls.act(id, "retry", reason, task))
+
+    async def skip(self, id: str, task: str, reason: str = "") -> Json:
+        """The task is not done; what depends on it goes on without its result."""
+        return await self._ask(calls.act(id, "skip", reason, task))
+
+    async def edit(self, id: str, task: str, changes: Json, reason: str = "") -> Json:
+        """Changes fields of a task that is not under way, written as in a plan. Invalid: `problems` says where."""
+        return await self._ask(calls.act(id, "edit", reason, task, changes=changes))
+
+    async def add(self, id: str, tasks: Sequence[Json], reason: str = "") -> Json:
+        """Adds tasks, written as in a plan; they may depend on what is there. Invalid: `problems` says where."""
+        return await self._ask(calls.act(id, "tasks", reason, tasks=tasks))
+
+    async def split(
+        self, id: str, task: str, parts: Sequence[Json], reason: str = "", *, replace: bool = False
+    ) -> Json:
+        """The task waits for its parts, then is carried out; or, `replace`d by them, completes with them."""
+        return await self._ask(calls.act(id, "split", reason, task, parts=parts, replace=replace))
+
+    async def prioritise(self, id: str, task: str, priority: int, reason: str = "") -> Json:
+        """Of tasks that are ready, those with a higher priority go first."""
+        return await self._ask(calls.act(id, "prioritise", reason, task, priority=priority))
 
     async def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> Json:
         """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""

@@ -6,7 +6,7 @@ fork; there is nothing to close.
 
 import http.client
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -66,9 +66,42 @@ class SyncClient:
         found: list[dict[str, str]] = self._ask(calls.validate(plan))["errors"]
         return found
 
-    def cancel(self, id: str, reason: str = "") -> Json:
-        """Cancels what is still open: `{"workflow", "position"}`. NotFound; Conflict if the workflow has ended."""
-        return self._ask(calls.cancel(id, reason))
+    def pause(self, id: str, reason: str = "") -> Json:
+        """Nothing new is dispatched: what is out goes on, what becomes ready waits. As all acts: `{"workflow", "position"}`;
+        NotFound; Conflict with the sentence that says why. The same again, while it is so, changes nothing."""
+        return self._ask(calls.act(id, "pause", reason))
+
+    def resume(self, id: str, reason: str = "") -> Json:
+        """Dispatches what has become ready meanwhile, the most urgent first."""
+        return self._ask(calls.act(id, "resume", reason))
+
+    def cancel(self, id: str, reason: str = "", *, task: str | None = None) -> Json:
+        """Cancels what is still open of the workflow, or one task of it: what depends on that is skipped."""
+        return self._ask(calls.act(id, "cancel", reason, task))
+
+    def retry(self, id: str, task: str, reason: str = "") -> Json:
+        """The next attempt begins now, whatever is left of the backoff."""
+        return self._ask(calls.act(id, "retry", reason, task))
+
+    def skip(self, id: str, task: str, reason: str = "") -> Json:
+        """The task is not done; what depends on it goes on without its result."""
+        return self._ask(calls.act(id, "skip", reason, task))
+
+    def edit(self, id: str, task: str, changes: Json, reason: str = "") -> Json:
+        """Changes fields of a task that is not under way, written as in a plan. Invalid: `problems` says where."""
+        return self._ask(calls.act(id, "edit", reason, task, changes=changes))
+
+    def add(self, id: str, tasks: Sequence[Json], reason: str = "") -> Json:
+        """Adds tasks, written as in a plan; they may depend on what is there. Invalid: `problems` says where."""
+        return self._ask(calls.act(id, "tasks", reason, tasks=tasks))
+
+    def split(self, id: str, task: str, parts: Sequence[Json], reason: str = "", *, replace: bool = False) -> Json:
+        """The task waits for its parts, then is carried out; or, `replace`d by them, completes with them."""
+        return self._ask(calls.act(id, "split", reason, task, parts=parts, replace=replace))
+
+    def prioritise(self, id: str, task: str, priority: int, reason: str = "") -> Json:
+        """Of tasks that are ready, those with a higher priority go first."""
+        return self._ask(calls.act(id, "prioritise", reason, task, priority=priority))
 
     def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> Json:
         """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""

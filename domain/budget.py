@@ -19,10 +19,13 @@ from domain.events import (
     BudgetRaised,
     CallReserved,
     CallSettled,
+    TaskAdded,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
+    TaskEdited,
+    TaskExcused,
     TaskFailed,
     TaskReported,
     TaskRerouted,
@@ -225,14 +228,22 @@ def book(books: Books, event: WorkflowEvent) -> None:
             above = tuple(scope for scope in books.scopes.get(task, ()) if scope.startswith("task/"))
             _leave(books, task)
             _join(books, task, role, above)
+        case TaskAdded(task=task, spec=spec):
+            if spec.budget != UNLIMITED:
+                books.accounts[f"task/{task}"] = Account(spec.budget, spec.budget)
+            _join(books, task, spec.agent_role, (f"task/{task}",))
+        case TaskEdited(task=task, spec=spec):
+            above = tuple(scope for scope in books.scopes.get(task, ()) if scope.startswith("task/"))
+            _leave(books, task)
+            _join(books, task, spec.agent_role, above)
         case BudgetRaised(scope=scope, amount=amount) if scope in books.accounts:
             account = books.accounts[scope]
             books.accounts[scope] = replace(account, limit=_sum(account.limit, amount))
         case AskOpened(ask=ask, kind="budget", content=content):
             books.raises = {**books.raises, ask: msgspec.convert(content["raise"], dict[str, Budget])}
-    if isinstance(event, TaskReported | TaskCompleted | AttemptFailed | TaskCancelled) and event.usage:
+    if isinstance(event, TaskReported | TaskCompleted | AttemptFailed | TaskCancelled | TaskExcused) and event.usage:
         _settle(books, event.task, event.usage)
-    if isinstance(event, TaskCompleted | TaskFailed | TaskSkipped | TaskCancelled):
+    if isinstance(event, TaskCompleted | TaskFailed | TaskSkipped | TaskCancelled | TaskExcused):
         _leave(books, event.task)
 
 

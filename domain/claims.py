@@ -9,12 +9,15 @@ from domain.events import (
     Event,
     TaskCancelled,
     TaskCompleted,
+    TaskExcused,
     TaskFailed,
+    TaskHeld,
     TaskReported,
     TaskSkipped,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
+    WorkflowTimedOut,
 )
 
 TENANT = ""
@@ -23,10 +26,15 @@ WORKFLOWS = "workflows"
 """The need of a workflow: a place among those that run at once."""
 
 ENDS_RUN: tuple[type[Event], ...] = (
-    TaskReported, TaskCompleted, AttemptFailed, TaskFailed, TaskCancelled, TaskSkipped, AskOpened,
+    TaskReported, TaskCompleted, AttemptFailed, TaskFailed, TaskCancelled, TaskSkipped, TaskExcused, TaskHeld, AskOpened,
 )  # fmt: skip
 """After these an attempt's work is over, or will not begin: what it holds is free."""
-ENDS_WORKFLOW: tuple[type[Event], ...] = (WorkflowCompleted, WorkflowFailed, WorkflowCancelled)
+ENDS_WORKFLOW: tuple[type[Event], ...] = (
+    WorkflowCompleted,
+    WorkflowFailed,
+    WorkflowCancelled,
+    WorkflowTimedOut,
+)
 
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

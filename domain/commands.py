@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Budget, Plan
+from domain.plan import Budget, Plan, Task
 from domain.usage import Prices, Spent
 
 
@@ -138,9 +138,73 @@ class RaiseBudget(Command, frozen=True, kw_only=True):
     because: str = ""
 
 
-class Cancel(Command, frozen=True, kw_only=True):
+class Act(Command, frozen=True, kw_only=True):
+    """What an operator does, and why. The same again, while it is so, leads to nothing."""
+
     by: str
     reason: str = ""
+
+
+class Cancel(Act, frozen=True, kw_only=True):
+    """Ends the workflow, or one `task` of it with its branches: what depends on that is skipped."""
+
+    task: str | None = None
+
+
+class Pause(Act, frozen=True, kw_only=True):
+    """What is out goes on and may report, its tests included; nothing else is dispatched."""
+
+
+class Resume(Act, frozen=True, kw_only=True):
+    pass
+
+
+class RetryNow(Act, frozen=True, kw_only=True):
+    """The backoff is cut short."""
+
+    task: str
+
+
+class Skip(Act, frozen=True, kw_only=True):
+    """The task is not done; what depends on it goes on without its result."""
+
+    task: str
+
+
+class EditTask(Act, frozen=True, kw_only=True):
+    """`changes` are fields as a plan writes them; which, says `domain.acts.EDITABLE`."""
+
+    task: str
+    changes: dict[str, Any]
+
+
+class AddTasks(Act, frozen=True, kw_only=True):
+    """They may depend on each other, and on what is in the workflow already."""
+
+    tasks: tuple[Task, ...]
+
+
+class SplitTask(Act, frozen=True, kw_only=True):
+    """The task waits for its parts, then is carried out; or, `replace`d by them, completes with them."""
+
+    task: str
+    parts: tuple[Task, ...]
+    replace: bool = False
+
+
+class Prioritise(Act, frozen=True, kw_only=True):
+    task: str
+    priority: int
+
+
+class ExpireWorkflow(Command, frozen=True, kw_only=True):
+    """The workflow took longer than its plan allows."""
+
+
+class ExpireTask(Command, frozen=True, kw_only=True):
+    """The task took longer than the plan allows, all attempts together."""
+
+    task: str
 
 
 class Restore(Command, frozen=True, kw_only=True):
@@ -169,6 +233,8 @@ WorkflowCommand = (
     | Retry
     | Answer
     | RaiseBudget
-    | Cancel
+    | Act
+    | ExpireWorkflow
+    | ExpireTask
     | Restore
 )

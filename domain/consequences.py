@@ -3,9 +3,12 @@ It is long because each of these can lead to every other.
 
 The state it reads is the one before the decision; what the decision itself settled (a result, a number of tasks
 closed, a lease token given out) is kept here until the events are folded.
+
+It is long because each consequence leads to others: one object has to see all that its decision has settled.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, assert_never
 
@@ -16,6 +19,7 @@ from domain.budget import Books, book
 from domain.events import (
     AskKind,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     Debug,
     Purpose,
@@ -24,7 +28,9 @@ from domain.events import (
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
+    TaskExcused,
     TaskFailed,
+    TaskHeld,
     TaskQueued,
     TaskReported,
     TaskRerouted,
@@ -35,7 +41,7 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
-from domain.state import CLOSED, OFFER_SECONDS, Run, TaskState, Workflow, bases, is_lost, next_run, waiting
+from domain.state import CLOSED, OFFER_SECONDS, Run, TaskState, TaskStatus, Workflow, bases, is_lost, next_run, waiting
 from domain.usage import Spent, Usage, usage
 
 VERIFIER_ROLE = "tester"
@@ -52,8 +58,10 @@ class Consequences:
         self._tokens = state.tokens
         self._asks = len(state.asks)
         self._open = state.open
-        self._failed = state.failed
-        self._results: dict[str, tuple[Result, tuple[str, ...]]] = {}
+        self._failed, self._dropped = state.failed, state.dropped
+        self._results: dict[str, tuple[Result | None, tuple[str, ...]]] = {}
+        self._passed: dict[str, int] = {}  # dependencies that a task has got rid of in this decision
+        self._ready: deque[TaskState] | None = None
         self._closed: set[str] = set()
         self._books, self._booked = state.books and state.books.copy(), 0
 
@@ -71,20 +79,38 @@ class Consequences:
         self.ready([task for task in self.state.tasks.values() if not task.missing])
 
     def ready(self, tasks: Iterable[TaskState]) -> None:
-        """All that can begin at once, the most urgent first."""
-        for task in sorted(tasks, key=lambda task: -task.spec.priority):
+        """All that can begin at once, the most urgent first. What that completes by itself frees others, in turn."""
+        freed = sorted(tasks, key=lambda task: -task.spec.priority)
+        if self._ready is not None:
+            self._ready += freed
+            return
+        self._ready = deque(freed)
+        while self._ready:
+            task = self._ready.popleft()
             if "before_dispatch" in task.spec.approval:
                 self._ask(task, "before_dispatch", {"dependencies": self._inputs(task)})
             else:
                 self.dispatch(task)
+        self._ready = None
 
     def dispatch(self, task: TaskState) -> None:
         """The next attempt, if need be when it has its slot."""
-        if not self._queues(task):
+        if self.state.paused:
+            self._hold(task)
+        elif task.spec.group and not task.begun:
+            self._gather(task)
+        elif not self._queues(task):
             self.grant(task)
 
     def grant(self, task: TaskState) -> None:
-        self._offer(task, next_run(task), task.attempt + 1, self._bases(task))
+        """It has what it needs; a pause that came meanwhile takes it from it again."""
+        if self.state.paused:
+            self._hold(task)
+        else:
+            self._offer(task, next_run(task), task.attempt + 1, self._bases(task))
+
+    def _hold(self, task: TaskState) -> None:
+        self.events.append(TaskHeld(task=task.spec.id, role=task.spec.agent_role, at=self.now))
 
     def _queues(self, task: TaskState) -> bool:
         spec = task.spec
@@ -97,6 +123,17 @@ class Consequences:
             )
         )  # fmt: skip
         return True
+
+    def _gather(self, task: TaskState) -> None:
+        """What a group waited for is its result; that the parts fit together its tests have to show."""
+        result, run = Result("its parts are done"), _parts(task)
+        tests = task.spec.acceptance_criteria.tests
+        if tests or "before_completion" in task.spec.approval:
+            self.events.append(TaskReported(task=task.spec.id, run=run, agent="", result=result))
+        if tests:
+            self.verify(task, result, "")
+        else:
+            self.accept(task, result, run, "")
 
     def _offer(
         self, task: TaskState, run: str, attempt: int, start: tuple[str, ...], debug: Debug | None = None
@@ -118,7 +155,7 @@ class Consequences:
                 timeout_seconds=seconds, budget=budget, title=spec.title, description=spec.description,
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
                 dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
-                previous=task.failure if attempt > 1 else None, notes=self._notes(task),
+                previous=task.failure if attempt > 1 else None, notes=self._notes(task), expires=self._expires(task),
             )
         )  # fmt: skip
 
@@ -135,7 +172,7 @@ class Consequences:
                 timeout_seconds=seconds_allowed(spec, "verify"),
                 purpose="verify", title=spec.title, repository=self.state.repository,
                 bases=(result.commit,) if result.commit else self._bases(task), tests=spec.acceptance_criteria.tests,
-                worker=worker,
+                worker=worker, expires=self._expires(task),
             )
         )  # fmt: skip
 
@@ -169,8 +206,22 @@ class Consequences:
         if task.depth:
             self._mended(waiting(self.state, task), spec.id, result, agent)
             return
-        freed = (self.state.tasks[name] for name in self.state.dependents.get(spec.id, ()))
-        self.ready([task for task in freed if task.missing == 1])
+        self._free(spec.id)
+
+    def resume(self, held: Iterable[TaskState]) -> None:
+        """Dispatches what was held, the most urgent first."""
+        for task in sorted(held, key=lambda task: -task.spec.priority):
+            self.dispatch(task)
+
+    def _free(self, name: str) -> None:
+        """What depends on the task that has passed, and on nothing else any more, is ready."""
+        freed = []
+        for dependent in self.state.dependents.get(name, ()):
+            self._passed[dependent] = self._passed.get(dependent, 0) + 1
+            task = self.state.tasks[dependent]
+            if task.missing == self._passed[dependent] and task.status not in CLOSED:
+                freed.append(task)
+        self.ready(freed)
         self._finish()
 
     def _mended(self, parent: TaskState, branch: str, result: Result, agent: str) -> None:
@@ -253,7 +304,9 @@ class Consequences:
         self.events.append(TaskBranched(task=task.spec.id, branch=spec, depth=depth, debug=debug))
         self._open += 1
         opened = TaskState(spec, depth=depth)
-        if not self._queues(opened):
+        if self.state.paused:
+            self._hold(opened)
+        elif not self._queues(opened):
             start = (debug.commit,) if debug.commit else self._bases(task)
             self._offer(opened, next_run(opened), 1, start, debug)
 
@@ -279,7 +332,57 @@ class Consequences:
             if branch.spec.id not in self._closed:
                 self._open -= 1
                 self._closed.add(branch.spec.id)
-                self.events.append(TaskCancelled(task=branch.spec.id))
+                self.events.append(TaskCancelled(task=branch.spec.id, usage=self.so_far(branch.run)))
+
+    def so_far(self, run: Run | None) -> Usage | None:
+        """Of a run that is ended from outside; one that nobody has begun took no time."""
+        if run is None:
+            return None
+        return self.used(run) if run.agent else Usage(seconds=0.0)
+
+    def expire(self, task: TaskState) -> None:
+        """Its time is over, all attempts together: nothing that the plan allows is left."""
+        failure = Failure("timeout", f"task {task.spec.id} took longer than {task.spec.total_seconds:g} s in all")
+        self._settle(task, "clock", failure.message)
+        if run := task.run:
+            lost = AttemptFailed(
+                task=task.spec.id,
+                run=run.id,
+                attempt=task.attempt,
+                failure=failure,
+                agent=run.agent,
+                usage=self.so_far(run),
+            )
+            self.events.append(lost)
+        self.exhausted(task, failure)
+
+    def cancel(self, task: TaskState, by: str, reason: str) -> None:
+        self._settle(task, by, reason)
+        self.events.append(TaskCancelled(task=task.spec.id, by=by, reason=reason, usage=self.so_far(task.run)))
+        self._close(task)
+        self._dropped += 1
+        self._skip_dependents(task.spec.id)
+        self._finish()
+
+    def excuse(self, task: TaskState, by: str, reason: str) -> None:
+        self._settle(task, by, reason)
+        self.events.append(TaskExcused(task=task.spec.id, by=by, reason=reason, usage=self.so_far(task.run)))
+        self._close(task)
+        self._results[task.spec.id] = None, self._bases(task)
+        self._free(task.spec.id)
+
+    def _settle(self, task: TaskState, by: str, reason: str) -> None:
+        """Nobody mends it any more, and nobody is asked about it."""
+        for branch in branches.below(self.state, task) if task.branches else ():
+            self._void(branch, f"{task.spec.id} is over")
+            self.events.append(TaskCancelled(task=branch.spec.id, by=by, reason=reason, usage=self.so_far(branch.run)))
+            self._open -= 1
+            self._closed.add(branch.spec.id)
+        self._void(task, reason or f"by {by}")
+
+    def _void(self, task: TaskState, why: str) -> None:
+        if task.ask:
+            self.events.append(AskVoided(ask=task.ask, task=task.spec.id, why=why, at=self.now))
 
     def _skip_dependents(self, name: str) -> None:
         skipped, front = set[str](), [name]
@@ -293,15 +396,24 @@ class Consequences:
         self._open -= len(skipped)
 
     def _finish(self) -> None:
-        if self._open or self.state.status != "running":
+        if (
+            self._open
+            or self.state.status != "running"
+            or isinstance(self.events[-1], WorkflowCompleted | WorkflowFailed)
+        ):
             return
-        if self._failed:
-            tasks = self.state.tasks
-            failed = [it.task for it in self.events if isinstance(it, TaskFailed) and not tasks[it.task].depth]
-            failed += [name for name, task in tasks.items() if task.status == "failed" and not task.depth]
-            self.events.append(WorkflowFailed(workflow=self.state.id, reason=f"failed: {', '.join(failed)}"))
+        if self._failed or self._dropped:
+            named = {"failed": self._ended("failed", TaskFailed), "cancelled": self._ended("cancelled", TaskCancelled)}
+            reasons = [f"{status}: {', '.join(names)}" for status, names in named.items() if names]
+            self.events.append(WorkflowFailed(workflow=self.state.id, reason="; ".join(reasons)))
         else:
             self.events.append(WorkflowCompleted(workflow=self.state.id))
+
+    def _ended(self, status: TaskStatus, kind: type[TaskFailed | TaskCancelled]) -> list[str]:
+        """The tasks of the plan that ended like this, those of this decision first."""
+        tasks = self.state.tasks
+        now = [it.task for it in self.events if isinstance(it, kind) and not tasks[it.task].depth]
+        return now + [name for name, task in tasks.items() if task.status == status and not task.depth]
 
     def _ask(self, task: TaskState, kind: AskKind, about: dict[str, Any]) -> None:
         spec = task.spec
@@ -309,7 +421,9 @@ class Consequences:
         encoded = msgspec.json.encode(content, order="sorted")
         shown = hashlib.sha256(encoded).hexdigest()
         self._asks += 1
-        self.events.append(AskOpened(ask=f"ask-{self._asks}", task=spec.id, kind=kind, shown=shown, content=content))
+        self.events.append(
+            AskOpened(ask=f"ask-{self._asks}", task=spec.id, kind=kind, shown=shown, content=content, at=self.now)
+        )
 
     def _inputs(self, task: TaskState) -> dict[str, Result]:
         """What its dependencies found out, whole as long as it is small."""
@@ -334,6 +448,12 @@ class Consequences:
         )
         return tuple(dict.fromkeys(tip for tips in needs for tip in tips))
 
+    def _expires(self, task: TaskState) -> float | None:
+        """When its time is over. Who has it done again after that, a person, gives it all of the time anew."""
+        if task.spec.total_seconds is None or task.expires is not None:
+            return task.expires
+        return self.now + (task.left if task.left is not None and task.left > 0 else task.spec.total_seconds)
+
     def _tip(self, task: TaskState) -> str | None:
         result = self._results[task.spec.id][0] if task.spec.id in self._results else task.result
         return result.commit if result else None
@@ -347,6 +467,11 @@ class Consequences:
         """What a run has used that ends now, or that goes on: what its agent says now, or has said before."""
         known = spent or (run.usage and run.usage.told)
         return usage(known, self.now - run.began, self.state.prices)
+
+
+def _parts(task: TaskState) -> str:
+    """What stands for a run where there was none: a group's result is what its parts have done."""
+    return f"{task.spec.id}/parts"
 
 
 def seconds_allowed(spec: Task, purpose: Purpose) -> float:

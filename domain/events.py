@@ -4,6 +4,8 @@ A tag is a promise: it never changes its meaning; new meaning, new tag; new fiel
 
 Times are seconds since the epoch, UTC; they were decided with the event and are never read from a clock again.
 A *run* is one lease of a task: `indicators/1` is the first attempt's work, `indicators/1/verify` the run of its tests.
+
+It is long because there is one struct for each thing that can happen.
 """
 
 from typing import Any, Literal
@@ -52,12 +54,14 @@ class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
     prices: Prices | None = None
     queued: bool = False
     limited_roles: tuple[str, ...] = ()
+    at: float = 0.0
 
 
 class WorkflowAdmitted(Event, frozen=True, tag="workflow.admitted"):
     """It is one of those that run at once."""
 
     workflow: str
+    at: float = 0.0
 
 
 class TaskQueued(Event, frozen=True, tag="task.queued"):
@@ -75,6 +79,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
 
     `previous` is what ended the attempt before. What is to be verified was done by `worker`, who does not judge it.
     `notes` are what the attempts before have noted, a branch's parent's among them; `budget` is what is reserved for it.
+    `expires` is when the task's time is over, all its attempts together.
     """
 
     workflow: str
@@ -100,6 +105,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     worker: str = ""
     notes: dict[str, Any] = {}
     budget: Budget | None = None
+    expires: float | None = None
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -155,11 +161,13 @@ class AttemptFailed(Event, frozen=True, tag="task.attempt_failed"):
 
 
 class RetryScheduled(Event, frozen=True, tag="task.retry_scheduled"):
-    """The next attempt is dispatched at `due`; the jitter of the backoff is in it already."""
+    """The next attempt is dispatched at `due`; the jitter of the backoff is in it already. `by` cut it short."""
 
     task: str
     attempt: int
     due: float
+    by: str = ""
+    reason: str = ""
 
 
 class TaskRerouted(Event, frozen=True, tag="task.rerouted"):
@@ -198,6 +206,8 @@ class TaskCancelled(Event, frozen=True, tag="task.cancelled"):
 
     task: str
     usage: Usage | None = None
+    by: str = ""
+    reason: str = ""
 
 
 class TaskNoted(Event, frozen=True, tag="task.noted"):
@@ -248,6 +258,48 @@ class BudgetRaised(Event, frozen=True, tag="budget.raised"):
     because: str = ""
 
 
+class TaskHeld(Event, frozen=True, tag="task.held"):
+    """It could be dispatched, and is not: since `at` it waits for a slot, as the workflow is paused."""
+
+    task: str
+    role: str
+    at: float
+
+
+class TaskExcused(Event, frozen=True, tag="task.excused"):
+    """Somebody said that it need not be done: what depends on it goes on without its result."""
+
+    task: str
+    by: str
+    reason: str = ""
+    usage: Usage | None = None
+
+
+class TaskEdited(Event, frozen=True, tag="task.edited"):
+    """From now on the task is `spec`."""
+
+    task: str
+    spec: Task
+    by: str
+    reason: str = ""
+
+
+class TaskPrioritised(Event, frozen=True, tag="task.prioritised"):
+    task: str
+    priority: int
+    by: str
+    reason: str = ""
+
+
+class TaskAdded(Event, frozen=True, tag="task.added"):
+    """A task joined the plan, its own or as a part of the one that `spec.parent_id` names."""
+
+    task: str
+    spec: Task
+    by: str
+    reason: str = ""
+
+
 class AskOpened(Event, frozen=True, tag="ask.opened"):
     """A person is asked. `shown` is the sha256 of `content`, the very thing that an answer approves."""
 
@@ -256,6 +308,7 @@ class AskOpened(Event, frozen=True, tag="ask.opened"):
     kind: AskKind
     shown: str
     content: dict[str, Any]
+    at: float = 0.0
 
 
 class AskAnswered(Event, frozen=True, tag="ask.answered"):
@@ -264,6 +317,16 @@ class AskAnswered(Event, frozen=True, tag="ask.answered"):
     approved: bool
     by: str
     because: str = ""
+    at: float = 0.0
+
+
+class AskVoided(Event, frozen=True, tag="ask.voided"):
+    """What was shown is no longer so: nobody can answer it any more. If it still has to be asked, a new ask follows."""
+
+    ask: str
+    task: str
+    why: str
+    at: float = 0.0
 
 
 class ReportRefused(Event, frozen=True, tag="report.refused"):
@@ -292,14 +355,36 @@ class WorkflowCancelled(Event, frozen=True, tag="workflow.cancelled"):
     reason: str = ""
 
 
+class WorkflowPaused(Event, frozen=True, tag="workflow.paused"):
+    """What is out goes on; what could be dispatched is held. The workflow's time stands still."""
+
+    workflow: str
+    by: str
+    at: float
+    reason: str = ""
+
+
+class WorkflowResumed(Event, frozen=True, tag="workflow.resumed"):
+    workflow: str
+    by: str
+    at: float
+    reason: str = ""
+
+
+class WorkflowTimedOut(Event, frozen=True, tag="workflow.timed_out"):
+    workflow: str
+    reason: str
+
+
 class WorkflowRestored(Event, frozen=True, tag="workflow.restored"):
     """The ledger was brought back from a backup while this was under way. Every lease is void: what was out is offered
     again in the events after this one, under tokens above `tokens`, which the life that is given up has never handed
-    out. `repository` is where the restored one lies."""
+    out. `repository` is where the restored one lies. The workflow's time begins anew `at` then."""
 
     workflow: str
     tokens: int
     repository: str | None = None
+    at: float = 0.0
 
 
 class LedgerRestored(Event, frozen=True, tag="ledger.restored"):
@@ -333,12 +418,21 @@ WorkflowEvent = (
     | CallReserved
     | CallSettled
     | BudgetRaised
+    | TaskHeld
+    | TaskExcused
+    | TaskEdited
+    | TaskPrioritised
+    | TaskAdded
     | AskOpened
     | AskAnswered
+    | AskVoided
     | ReportRefused
     | WorkflowCompleted
     | WorkflowFailed
     | WorkflowCancelled
+    | WorkflowTimedOut
+    | WorkflowPaused
+    | WorkflowResumed
     | WorkflowRestored
 )
 """Everything a `workflow-<id>` stream can hold."""

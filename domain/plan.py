@@ -139,6 +139,13 @@ class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
         AcceptanceCriteria()
     )
     timeout_seconds: Annotated[Timeout, Meta(description="Seconds one attempt may take.")] = 1800.0
+    total_seconds: Annotated[
+        Timeout | None,
+        Meta(
+            description="Seconds that the task may take with all its attempts and branches, from its first dispatch; "
+            "waiting for a person or a slot does not count."
+        ),
+    ] = None
     max_attempts: Annotated[int, Meta(ge=1, le=100, description="Attempts in all, the first included.")] = 3
     retry: Annotated[Retry, Meta(description="How long to wait between attempts.")] = Retry()
     failure_routing: Annotated[
@@ -191,7 +198,23 @@ class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     inputs: Annotated[dict[str, Any], Meta(description="Values handed to the agent as they are.")] = {}
     files: Annotated[tuple[RelativePath, ...], Meta(description="Files of the workspace the task is about.")] = ()
     metadata: Metadata = {}
-    parent_id: Annotated[str | None, Meta(description="Id of the task this one branched from.")] = None
+    weight: Annotated[
+        float, Meta(gt=0, le=1_000_000, description="How much of the progress of what it is part of it makes up.")
+    ] = 1.0
+    group: Annotated[
+        bool,
+        Meta(
+            description="It has no work of its own: it completes when its dependencies have, after its tests, if any; "
+            "only if these fail an agent is asked."
+        ),
+    ] = False
+    parent_id: Annotated[
+        str | None,
+        Meta(
+            description="Id of the task this one is part of: progress is rolled up by it, order is what "
+            "`dependencies` says. Of a branch: the task it is to mend."
+        ),
+    ] = None
     branch_reason: Annotated[str | None, Meta(description="Why it branched.")] = None
     debug_instructions: Annotated[str | None, Meta(description="What the debugging agent is told.")] = None
     is_temporary: Annotated[bool, Meta(description="Whether the task goes away with its branch.")] = False
@@ -219,6 +242,13 @@ class Plan(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
     role_budgets: Annotated[
         dict[str, Budget], Meta(description="By role: what the tasks of its agents may use together.")
     ] = {}
+    timeout_seconds: Annotated[
+        Timeout | None,
+        Meta(
+            description="Seconds the workflow may take; time in which it is paused or a person is asked does not "
+            "count. null: no limit."
+        ),
+    ] = 1800.0
     workspace: Annotated[
         RelativePath | None,
         Meta(description='Folder, relative to the plan file and without "..", that becomes the first commit.'),

@@ -6,7 +6,7 @@ from domain.errors import Refused
 from domain.events import AskAnswered, BudgetRaised, CallReserved, CallSettled, UsageCorrected, WorkflowEvent
 from domain.outcome import Failure
 from domain.state import Run, TaskState, Workflow
-from domain.usage import Usage, usage
+from domain.usage import usage
 
 
 def called(then: Consequences, run: Run, command: ReportReserve | ReportSettle) -> list[WorkflowEvent] | str:
@@ -39,13 +39,6 @@ def corrected(state: Workflow, command: ReportUsage) -> list[WorkflowEvent] | st
     if ended and now == run.usage:
         return []
     return [UsageCorrected(task=command.task, run=run.id, was=run.usage, now=now, why=command.why)]
-
-
-def so_far(then: Consequences, run: Run | None) -> Usage | None:
-    """Of a run that is ended from outside; one that nobody has begun took no time."""
-    if run is None:
-        return None
-    return then.used(run) if run.agent else Usage(seconds=0.0)
 
 
 def answered(then: Consequences, task: TaskState, command: Answer) -> None:

@@ -2,6 +2,8 @@
 
 The fold owns its state and changes it in place, so that one event costs the same in a workflow of ten tasks and of
 ten thousand. Whoever needs an older state folds it again; `decide` never changes it.
+
+It is long because the fold is one `match` over all that can happen.
 """
 
 from collections.abc import Iterable
@@ -9,10 +11,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from domain.budget import Books, book, opened
+from domain.budget import UNLIMITED, Books, book, opened
+from domain.clock import Clock
 from domain.events import (
     AskAnswered,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     BudgetRaised,
     CallReserved,
@@ -20,12 +24,17 @@ from domain.events import (
     Purpose,
     ReportRefused,
     RetryScheduled,
+    TaskAdded,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
+    TaskEdited,
+    TaskExcused,
     TaskFailed,
+    TaskHeld,
     TaskNoted,
+    TaskPrioritised,
     TaskQueued,
     TaskReported,
     TaskRerouted,
@@ -38,8 +47,11 @@ from domain.events import (
     WorkflowCompleted,
     WorkflowEvent,
     WorkflowFailed,
+    WorkflowPaused,
     WorkflowRestored,
+    WorkflowResumed,
     WorkflowStarted,
+    WorkflowTimedOut,
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import FailureSign, Task
@@ -47,11 +59,13 @@ from domain.usage import Prices, Usage
 
 TaskStatus = Literal[
     "pending", "queued", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
-    "completed", "failed", "cancelled", "skipped",
+    "completed", "failed", "cancelled", "skipped", "excused",
 ]  # fmt: skip
-WorkflowStatus = Literal["unknown", "queued", "running", "completed", "failed", "cancelled"]
+WorkflowStatus = Literal["unknown", "queued", "running", "completed", "failed", "cancelled", "timed_out"]
 
-CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "skipped"})
+CLOSED: frozenset[TaskStatus] = frozenset({"completed", "failed", "cancelled", "skipped", "excused"})
+PASSED: frozenset[TaskStatus] = frozenset({"completed", "excused"})
+"""What depends on a task goes on after these."""
 
 OFFER_SECONDS = 600.0
 """A dispatch that nobody started is offered again after this: its message may have been lost with the bus."""
@@ -61,31 +75,42 @@ TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 """Failures that are the tester's own when it brings no receipts: they say nothing of the work."""
 
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
-    "pending": frozenset({"queued", "dispatched", "waiting", "skipped", "cancelled"}),
-    "queued": frozenset({"dispatched", "waiting", "cancelled"}),
-    "dispatched": frozenset({"dispatched", "running", "cancelled"}),
+    "pending": frozenset(
+        {"queued", "dispatched", "verifying", "waiting", "completed", "skipped", "cancelled", "excused"}
+    ),
+    "queued": frozenset({"queued", "pending", "dispatched", "waiting", "failed", "cancelled", "excused"}),
+    "dispatched": frozenset({"dispatched", "running", "failed", "cancelled", "excused"}),
     "running": frozenset(
-        {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
+        {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled", "excused"}
     ),
     "verifying": frozenset(
-        {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
+        {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled", "excused"}
     ),
-    "retrying": frozenset({"queued", "dispatched", "waiting", "cancelled"}),
-    "branched": frozenset({"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled"}),
-    "waiting": frozenset({"queued", "dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
+    "retrying": frozenset({"queued", "dispatched", "pending", "waiting", "failed", "cancelled", "excused"}),
+    "branched": frozenset(
+        {"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled", "excused"}
+    ),
+    "waiting": frozenset(
+        {
+            "queued", "dispatched", "pending", "verifying", "retrying", "branched", "completed", "failed", "cancelled",
+            "excused",
+        }
+    ),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
     "skipped": frozenset(),
+    "excused": frozenset(),
 }  # fmt: skip
 """From a task's status to those that may follow it. `verifying` covers the run of its tests from its dispatch on."""
 WORKFLOW_TRANSITIONS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
     "unknown": frozenset({"queued", "running"}),
     "queued": frozenset({"running", "cancelled"}),
-    "running": frozenset({"completed", "failed", "cancelled"}),
+    "running": frozenset({"completed", "failed", "cancelled", "timed_out"}),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
+    "timed_out": frozenset(),
 }
 """From a workflow's status to those that may follow it. The board's tables refuse all others, of tasks too: whoever
 changes either table raises `projections.board.Board.version`."""
@@ -109,7 +134,9 @@ class Run(msgspec.Struct):
 class TaskState(msgspec.Struct):
     spec: Task
     status: TaskStatus = "pending"
-    missing: int = 0  # dependencies that have not completed
+    missing: int = 0  # dependencies that have neither completed nor been excused
+    begun: bool = False  # it was dispatched since it last waited for dependencies
+    held: bool = False  # it could be dispatched, but for a pause
     depth: int = 0
     attempt: int = 0
     failures: int = 0
@@ -127,6 +154,8 @@ class TaskState(msgspec.Struct):
     failure: Failure | None = None
     receipts: tuple[Receipt, ...] = ()
     ask: str | None = None
+    expires: float | None = None  # when the time for all its attempts is over
+    left: float | None = None  # seconds of that time, while it waits for a person or a slot
 
     @property
     def runs(self) -> list[Run]:
@@ -155,8 +184,12 @@ class Workflow(msgspec.Struct):
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
     open: int = 0
     failed: int = 0  # tasks of the plan that failed; a branch that failed is its parent's matter
+    dropped: int = 0  # tasks of the plan that were cancelled
     tokens: int = 0
     books: Books | None = None
+    paused: bool = False
+    clock: Clock = msgspec.field(default_factory=Clock)
+    roles: tuple[str, ...] = ()  # of the plan, besides the built-in ones
 
 
 def replay(events: Iterable[WorkflowEvent], state: Workflow | None = None) -> Workflow:
@@ -168,6 +201,8 @@ def replay(events: Iterable[WorkflowEvent], state: Workflow | None = None) -> Wo
 
 
 def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
+    if isinstance(event, TaskAdded) and state.books is None and event.spec.budget != UNLIMITED:
+        state.books = Books({})
     if state.books is not None:
         book(state.books, event)
     match event:
@@ -180,6 +215,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             else:
                 task.status = "verifying"
             task.attempt = attempt
+            task.held, task.begun, task.expires = False, True, event.expires
             state.tokens = token
         case TaskQueued(task=name):
             state.tasks[name].status = "queued"
@@ -204,8 +240,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task.tips = (result.commit,) if result.commit else bases(state, task)
             task.result, task.work, task.agent = result, run, agent
             _close(state, task, "completed")
-            for dependent in state.dependents.get(name, ()):
-                state.tasks[dependent].missing -= 1
+            _free(state, name)
         case AttemptFailed(task=name, failure=failure, usage=usage):
             task = state.tasks[name]
             if is_lost(failure, task.run):
@@ -232,19 +267,53 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case TaskSkipped(task=name):
             _close(state, state.tasks[name], "skipped")
         case TaskCancelled(task=name, usage=usage):
-            _end(state.tasks[name], usage)
-            _close(state, state.tasks[name], "cancelled")
+            task = state.tasks[name]
+            _end(task, usage)
+            state.dropped += task.depth == 0
+            _close(state, task, "cancelled")
         case TaskNoted(task=name, key=key, value=value):
             state.tasks[name].notes[key] = value
         case UsageCorrected(task=name, run=run, now=now):
             for one in state.tasks[name].runs:
                 if one.id == run:
                     one.usage = now
-        case AskOpened(ask=ask, task=name, kind=kind, shown=shown):
+        case TaskHeld(task=name, at=at):
+            task = state.tasks[name]
+            task.status, task.held = "pending", True
+            _stand_still(task, at)
+        case TaskExcused(task=name, usage=usage):
+            task = state.tasks[name]
+            _end(task, usage)
+            task.result, task.tips = None, bases(state, task)
+            _close(state, task, "excused")
+            _free(state, name)
+        case TaskEdited(task=name, spec=spec):
+            task = state.tasks[name]
+            if spec.total_seconds != task.spec.total_seconds:
+                task.expires = task.left = None
+            new = [need for need in dict.fromkeys(spec.dependencies) if need not in task.spec.dependencies]
+            task.spec = spec
+            if new:
+                task.status, task.held, task.begun = "pending", False, False
+                _depend(state, task, new)
+        case TaskPrioritised(task=name, priority=priority):
+            task = state.tasks[name]
+            task.spec = msgspec.structs.replace(task.spec, priority=priority)
+        case TaskAdded(task=name, spec=spec):
+            task = state.tasks[name] = TaskState(spec)
+            state.open += 1
+            _depend(state, task, dict.fromkeys(spec.dependencies))
+        case AskOpened(ask=ask, task=name, kind=kind, shown=shown, at=at):
             state.asks[ask] = Ask(name, kind, shown)
             task = state.tasks[name]
             task.status, task.ask = "waiting", ask
-        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because):
+            _stand_still(task, at)
+            state.clock.halt(at)
+        case AskVoided(ask=ask, task=name, at=at):
+            state.tasks[name].ask = None
+            state.clock.go(at)
+        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because, at=at):
+            state.clock.go(at)
             state.asks[ask].answered_by = by
             task = state.tasks[name]
             task.ask = None
@@ -256,22 +325,35 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             state.id, state.status = name, "queued" if event.queued else "running"
             state.repository, state.base, state.lease_seconds, state.prices = repository, base, lease, prices
             state.open, state.signs, state.books = len(plan.tasks), plan.failure_signs, opened(plan)
-            state.limited_roles = event.limited_roles
+            state.limited_roles, state.roles = event.limited_roles, plan.roles
+            state.clock = Clock(plan.timeout_seconds)
+            if not event.queued:
+                state.clock.begin(event.at)
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
                 for need in needs:
                     state.dependents.setdefault(need, []).append(spec.id)
-        case WorkflowRestored(tokens=tokens, repository=repository):
+        case WorkflowRestored(tokens=tokens, repository=repository, at=at):
             state.tokens, state.repository = tokens, repository
-        case WorkflowAdmitted():
+            state.clock.begin(at)
+        case WorkflowAdmitted(at=at):
             state.status = "running"
+            state.clock.begin(at)
+        case WorkflowPaused(at=at):
+            state.paused = True
+            state.clock.halt(at)
+        case WorkflowResumed(at=at):
+            state.paused = False
+            state.clock.go(at)
         case WorkflowCompleted():
             state.status = "completed"
         case WorkflowFailed():
             state.status = "failed"
         case WorkflowCancelled():
             state.status = "cancelled"
+        case WorkflowTimedOut():
+            state.status = "timed_out"
         case ReportRefused(task=name, token=token, kind="reserve", why=why):
             if (held := state.tasks[name].run) and held.token == token:
                 held.short = why
@@ -324,5 +406,21 @@ def _end(task: TaskState, usage: Usage | None) -> None:
 
 
 def _close(state: Workflow, task: TaskState, status: TaskStatus) -> None:
-    task.status, task.run, task.ask = status, None, None
+    task.status, task.run, task.ask, task.held = status, None, None, False
     state.open -= 1
+
+
+def _free(state: Workflow, name: str) -> None:
+    for dependent in state.dependents.get(name, ()):
+        state.tasks[dependent].missing -= 1
+
+
+def _depend(state: Workflow, task: TaskState, needs: Iterable[str]) -> None:
+    for need in needs:
+        state.dependents.setdefault(need, []).append(task.spec.id)
+        task.missing += state.tasks[need].status not in PASSED
+
+
+def _stand_still(task: TaskState, at: float) -> None:
+    if task.expires is not None:
+        task.left, task.expires = task.expires - at, None

@@ -11,12 +11,15 @@ from typing import assert_never
 import msgspec
 
 from domain import notes, spending
+from domain.acts import TASK_BYTES, act, expire
 from domain.commands import (
+    Act,
     Admit,
     Answer,
-    Cancel,
     ExpireLease,
     ExpireRun,
+    ExpireTask,
+    ExpireWorkflow,
     Grant,
     RaiseBudget,
     Redispatch,
@@ -39,13 +42,11 @@ from domain.errors import Conflict, NotFound, Refused
 from domain.events import (
     AskAnswered,
     ReportRefused,
-    TaskCancelled,
     TaskNoted,
     TaskReported,
     TaskStarted,
     TaskVerified,
     WorkflowAdmitted,
-    WorkflowCancelled,
     WorkflowEvent,
     WorkflowRestored,
     WorkflowStarted,
@@ -54,12 +55,10 @@ from domain.failures import classify
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
 from domain.shape import misfit
-from domain.state import CLOSED, Run, TaskState, Workflow, evolve, next_run, refusal
+from domain.state import Run, TaskState, Workflow, evolve, next_run, refusal
 
 MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
 """What a second run of the same tests can turn out to be nothing but chance."""
-TASK_BYTES = 262_144
-"""A task of a plan, so that its dispatch fits into one message on any bus."""
 
 
 def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
@@ -102,8 +101,10 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
             return _answer(state, command)
         case RaiseBudget():
             return spending.raised(state, command)
-        case Cancel():
-            return _cancel(state, command)
+        case Act():
+            return act(state, command)
+        case ExpireWorkflow() | ExpireTask():
+            return expire(state, command)
         case Restore():
             return _restore(state, command)
     assert_never(command)
@@ -119,7 +120,7 @@ def _start(state: Workflow, command: StartWorkflow) -> list[WorkflowEvent]:
     started = WorkflowStarted(
         workflow=command.workflow, plan=command.plan, repository=command.repository, base=command.base,
         lease_seconds=command.lease_seconds, prices=command.prices, queued=command.queued,
-        limited_roles=command.limited_roles,
+        limited_roles=command.limited_roles, at=command.now,
     )  # fmt: skip
     then = Consequences(evolve(Workflow(), started), command.now)
     then.events.append(started)
@@ -132,7 +133,7 @@ def _admit(state: Workflow, command: Admit) -> list[WorkflowEvent]:
     if state.status != "queued":
         return []
     then = Consequences(msgspec.structs.replace(state, status="running"), command.now)
-    then.events.append(WorkflowAdmitted(workflow=state.id))
+    then.events.append(WorkflowAdmitted(workflow=state.id, at=command.now))
     then.begin()
     return then.events
 
@@ -304,7 +305,14 @@ def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
         raise Conflict(f"ask {command.ask} is closed: task {ask.task} is {task.status}")
     then = Consequences(state, command.now)
     then.events.append(
-        AskAnswered(ask=command.ask, task=ask.task, approved=command.approved, by=command.by, because=command.because)
+        AskAnswered(
+            ask=command.ask,
+            task=ask.task,
+            approved=command.approved,
+            by=command.by,
+            because=command.because,
+            at=command.now,
+        )
     )
     if ask.kind == "budget":
         spending.answered(then, task, command)
@@ -318,19 +326,6 @@ def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
     return then.events
 
 
-def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
-    if state.status == "cancelled":
-        return []
-    if state.status not in ("queued", "running"):
-        raise Refused(f"workflow {state.id} is {state.status}: nothing is left to cancel")
-    open_tasks = [task for task in state.tasks.values() if task.status not in CLOSED]
-    then = Consequences(state, command.now)
-    return [
-        *(TaskCancelled(task=task.spec.id, usage=spending.so_far(then, task.run)) for task in open_tasks),
-        WorkflowCancelled(workflow=state.id, by=command.by, reason=command.reason),
-    ]
-
-
 def _restore(state: Workflow, command: Restore) -> list[WorkflowEvent]:
     """Whoever holds a lease may have gone on in the life that is given up, so every run that is out is offered anew."""
     if state.status not in ("queued", "running"):
@@ -338,7 +333,9 @@ def _restore(state: Workflow, command: Restore) -> list[WorkflowEvent]:
     tokens = state.tokens + command.skipped
     moved = msgspec.structs.replace(state, tokens=tokens, repository=command.repository)
     then = Consequences(moved, command.now)
-    then.events.append(WorkflowRestored(workflow=state.id, tokens=tokens, repository=command.repository))
+    then.events.append(
+        WorkflowRestored(workflow=state.id, tokens=tokens, repository=command.repository, at=command.now)
+    )
     for task in state.tasks.values():
         if task.run is not None:
             then.offer_again(task, task.run)

@@ -15,14 +15,15 @@ from aiohttp import web
 from msgspec.structs import asdict
 
 from domain.claims import Limits
-from domain.commands import Answer, Cancel, RaiseBudget, StartWorkflow, WorkflowCommand
+from domain.commands import Answer, RaiseBudget, StartWorkflow, WorkflowCommand
 from domain.errors import NotFound
-from domain.events import AskAnswered, BudgetRaised, WorkflowCancelled, WorkflowStarted
+from domain.events import AskAnswered, BudgetRaised, WorkflowStarted
 from domain.usage import Prices
 from domain.validate import parse
 from domain.validate import problems as problems_of
 from gateway import queue, requests, stream
 from gateway.access import access
+from gateway.acts import Acts
 from gateway.health import Orphans, checks
 from gateway.metrics import Metrics
 from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
@@ -74,7 +75,7 @@ def application(
         [
             web.post(f"{API}/workflows", commands.start),
             web.post(f"{API}/plans/validate", commands.validate),
-            web.post(f"{API}/workflows/{{workflow}}/cancel", commands.cancel),
+            *Acts(commands.execute, commands.accepted).routes(f"{API}/workflows/{{workflow}}"),
             web.post(f"{API}/workflows/{{workflow}}/asks/{{ask}}/answer", commands.answer),
             web.post(f"{API}/workflows/{{workflow}}/budget", commands.raise_budget),
             *queue.routes(API, slots),
@@ -136,32 +137,18 @@ class _Commands:
                 started.plan == plan and asked.id in (None, name)
             ):
                 return _json({"workflow": name, "position": recorded[-1].position}, 201)
-        raise _key_reused()
-
-    async def cancel(self, request: web.Request) -> web.Response:
-        requests.parameters(request)
-        asked = await requests.body(request, requests.Cancellation)
-        command = Cancel(now=time.time(), by=requests.actor(request), reason=asked.reason)
-        name, recorded = await self._execute(request, command)
-        match recorded[-1].event if recorded else None:
-            case None:
-                pass
-            case WorkflowCancelled(workflow=cancelled, reason=asked.reason) if cancelled == name:
-                pass
-            case _:
-                raise _key_reused()
-        return await self._accepted(name, recorded)
+        raise requests.key_reused()
 
     async def raise_budget(self, request: web.Request) -> web.Response:
         requests.parameters(request)
         asked = await requests.body(request, requests.Raise)
         by = requests.actor(request)
         command = RaiseBudget(now=time.time(), scope=asked.scope, amount=asked.amount, by=by, because=asked.because)
-        name, recorded = await self._execute(request, command)
+        name, recorded = await self.execute(request, command)
         match recorded[0].event:
             case BudgetRaised(scope=asked.scope, amount=asked.amount) if recorded[0].stream == f"workflow-{name}":
-                return await self._accepted(name, recorded)
-        raise _key_reused()
+                return await self.accepted(name, recorded)
+        raise requests.key_reused()
 
     async def answer(self, request: web.Request) -> web.Response:
         requests.parameters(request)
@@ -170,22 +157,22 @@ class _Commands:
             now=time.time(), ask=ask, shown=asked.shown, approved=asked.approved, by=requests.actor(request),
             because=asked.because,
         )  # fmt: skip
-        name, recorded = await self._execute(request, command)
+        name, recorded = await self.execute(request, command)
         match recorded[0].event:
             case AskAnswered(ask=answered, approved=asked.approved, because=asked.because) if (
                 answered == ask and recorded[0].stream == f"workflow-{name}"
             ):
-                return await self._accepted(name, recorded)
-        raise _key_reused()
+                return await self.accepted(name, recorded)
+        raise requests.key_reused()
 
-    async def _execute(self, request: web.Request, command: WorkflowCommand) -> tuple[str, list[Recorded]]:
+    async def execute(self, request: web.Request, command: WorkflowCommand) -> tuple[str, list[Recorded]]:
         name = requests.workflow_of(request)
         order = Order(
             requests.command_id(request), command, requests.actor(request), trace_of(request.headers.get("traceparent"))
         )
         return name, await self._executor.submit(name, order)
 
-    async def _accepted(self, name: str, recorded: Sequence[Recorded]) -> web.Response:
+    async def accepted(self, name: str, recorded: Sequence[Recorded]) -> web.Response:
         """What is so already has no event of its own; a view at the ledger's end shows it."""
         position = recorded[-1].position if recorded else (await self._ledger.head()).position
         return _json({"workflow": name, "position": position})
@@ -206,7 +193,7 @@ class _Views:
         async with self._pool.connection() as connection:
             while len(found) <= limit:
                 chunk = await workflows(connection, requests.PAGE_ITEMS if status else limit + 1, before)
-                found += [row for row in chunk if status in (None, row.status)]
+                found += [row for row in chunk if status in (None, row.status) or (status == "paused" and row.paused)]
                 if not chunk or not status:
                     break
                 before = chunk[-1].first
@@ -312,12 +299,6 @@ def _accepted_type(request: web.Request) -> str:
     if "*/*" in accepted or "application/*" in accepted:
         return stream.NDJSON
     raise Unacceptable(406, "not_acceptable", f"events come as {stream.NDJSON} or {stream.SSE}")
-
-
-def _key_reused() -> Unacceptable:
-    return Unacceptable(
-        422, "idempotency_key_reused", "this Idempotency-Key was used for another command: every command needs its own"
-    )
 
 
 async def _protect(_: web.Request, response: web.StreamResponse) -> None:

@@ -12,6 +12,7 @@ import psycopg
 import structlog
 from aiohttp import web
 
+from domain.acts import InvalidTasks
 from domain.errors import Conflict, Full, NotFound, Refused
 from domain.validate import InvalidPlan, Problem
 from ledger.errors import LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
@@ -85,6 +86,8 @@ def understood(error: Exception) -> Unacceptable | None:
     match error:
         case Unacceptable():
             return error
+        case InvalidTasks(problems=found):
+            return Unacceptable(422, "invalid_tasks", f"{found[0]!s}; nothing was recorded", places(found))
         case InvalidPlan(problems=found):
             count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
             return Unacceptable(

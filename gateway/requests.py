@@ -42,10 +42,6 @@ class Submission(Struct, forbid_unknown_fields=True):
             raise ValueError("`base` is a commit of `repository`, which is missing")
 
 
-class Cancellation(Struct, forbid_unknown_fields=True):
-    reason: Words = ""
-
-
 class Raise(Struct, forbid_unknown_fields=True):
     """`scope` is `workflow`, `role/<role>` or `task/<id>`; `amount` is added to its limits."""
 
@@ -100,7 +96,7 @@ def _place(message: str) -> BadPlace:
     """`... - at `$.id`` says where; an unknown field says so in the sentence."""
     detail, _, where = message.partition(" - at `$")
     if unknown := _UNKNOWN_FIELD.fullmatch(detail):
-        where = f".{unknown[1]}"
+        where = f"{where}.{unknown[1]}"
     return BadPlace(detail, re.sub(r"[.\[]", "/", re.sub(r"[`\]]", "", where)))
 
 
@@ -164,6 +160,11 @@ def command_id(request: web.Request) -> UUID:
         return UUID(key)
     except ValueError:
         return uuid5(KEYS, key)
+
+
+def key_reused() -> Unacceptable:
+    why = "this Idempotency-Key was used for another command: every command needs its own"
+    return Unacceptable(422, "idempotency_key_reused", why)
 
 
 def _bad(name: str, detail: str) -> Unacceptable:

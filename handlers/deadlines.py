@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 import structlog
 
-from domain.commands import ExpireLease, ExpireRun, Redispatch, Retry
+from domain.commands import ExpireLease, ExpireRun, ExpireTask, ExpireWorkflow, Redispatch, Retry
 from domain.errors import Refused
 from handlers.execute import Executor, Order
 from ledger.errors import LedgerUnavailable, WrongVersion
@@ -27,7 +27,7 @@ AWAY_SECONDS = 0.5
 FIRING = UUID("6f1f6a52-6f0c-5a0e-9a53-0a3c9c1f8a11")
 """The namespace of the ids of commands that a clock gives."""
 
-Kind = Literal["offer", "lease", "timeout", "retry"]
+Kind = Literal["offer", "lease", "timeout", "retry", "limit"]
 
 
 class Due(Protocol):
@@ -37,14 +37,19 @@ class Due(Protocol):
     def workflow(self) -> str: ...
 
     @property
-    def task(self) -> str: ...
+    def task(self) -> str:
+        """Of a limit of a whole workflow it is ''."""
+        ...
 
     @property
     def kind(self) -> Kind: ...
 
     @property
+    def due(self) -> float: ...
+
+    @property
     def token(self) -> int | None:
-        """The lease that it is about; None for a retry."""
+        """The lease that it is about; None for a retry and a limit."""
         ...
 
     @property
@@ -110,7 +115,8 @@ class Deadlines:
 
 
 def _order(due: Due, now: float) -> Order:
-    command: Redispatch | ExpireLease | ExpireRun | Retry
+    command: Redispatch | ExpireLease | ExpireRun | Retry | ExpireTask | ExpireWorkflow
+    about: float | None = due.token
     token = due.token or 0
     match due.kind:
         case "offer":
@@ -120,8 +126,11 @@ def _order(due: Due, now: float) -> Order:
         case "timeout":
             command = ExpireRun(now=now, task=due.task, token=token)
         case "retry":
-            command = Retry(now=now, task=due.task, attempt=due.attempt)
+            command, about = Retry(now=now, task=due.task, attempt=due.attempt), due.attempt
+        case "limit":
+            command = ExpireTask(now=now, task=due.task) if due.task else ExpireWorkflow(now=now)
+            about = due.due
         case _:
             assert_never(due.kind)
-    name = f"{due.workflow}/{due.task}/{due.kind}/{due.attempt if due.kind == 'retry' else due.token}"
+    name = f"{due.workflow}/{due.task}/{due.kind}/{about}"
     return Order(uuid5(FIRING, name), command, f"clock/{due.kind}")

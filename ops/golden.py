@@ -22,10 +22,15 @@ from msgspec import NODEFAULT, Raw, Struct, inspect
 from domain import queue
 from domain.claims import Claim, FreeClaim, Limits, PauseDispatch, PlaceClaim, QueueCommand, ResumeDispatch
 from domain.commands import (
+    AddTasks,
     Admit,
     Answer,
     Cancel,
+    EditTask,
+    ExpireWorkflow,
     Grant,
+    Pause,
+    Prioritise,
     RaiseBudget,
     Report,
     ReportCompleted,
@@ -36,7 +41,9 @@ from domain.commands import (
     ReportUsage,
     ReportVerified,
     Restore,
+    Resume,
     Retry,
+    Skip,
     StartWorkflow,
 )
 from domain.events import Event, LedgerRestored
@@ -132,6 +139,15 @@ def history() -> list[Line]:
     told.do(Grant(now=told.now, task="a", run="a/1"), "queue")
     told.report("a", result=Result("done"))
     told.queue(FreeClaim(now=told.now, limits=one, claim="limited"))
+    told.start("acted-on", Task("a"), Task("b", dependencies=("a",)), Task("c", approval=("before_dispatch",)))
+    told.do(Pause(now=told.now, by="pat", reason="something is wrong"), "pat")
+    told.report("a", result=Result("done"))
+    told.do(EditTask(now=told.now, by="pat", task="b", changes={"description": "Do it well."}), "pat")
+    told.do(Prioritise(now=told.now, by="pat", task="b", priority=5), "pat")
+    told.do(AddTasks(now=told.now, by="pat", tasks=(Task("d", dependencies=("b",)),)), "pat")
+    told.do(Skip(now=told.now, by="pat", task="c", reason="nobody needs it"), "pat")
+    told.do(Resume(now=told.now, by="pat"), "pat")
+    told.do(ExpireWorkflow(now=told.now + 3_600), "clock/limit")
     told.start("restored", Task("a"), Task("b", dependencies=("a",)))
     told.note("ledger-main", LedgerRestored(position=len(told.lines), previous_epoch=1, epoch=2, taken_at=told.now))
     told.do(Restore(now=told.now, skipped=70_000, repository="/srv/restored.git"), "cairn restore")

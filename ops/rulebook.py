@@ -13,7 +13,7 @@ from domain.policy import after_failure, after_refusal
 from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, TaskStatus
 
 TASKS: dict[TaskStatus, tuple[str, str]] = {
-    "pending": ("not yet begun", "its dependencies"),
+    "pending": ("not yet begun", "its dependencies; a slot while the workflow is paused"),
     "queued": ("it could be dispatched", "a slot: of its role, and its resources"),
     "dispatched": ("offered to the agents of its role", "a slot: an agent that takes it"),
     "running": ("an agent is at work", "the agent's lease, which heartbeats renew"),
@@ -25,6 +25,7 @@ TASKS: dict[TaskStatus, tuple[str, str]] = {
     "failed": ("given up", ""),
     "cancelled": ("ended by a person", ""),
     "skipped": ("a task it depends on did not complete", ""),
+    "excused": ("a person said that it need not be done: what depends on it goes on", ""),
 }
 """What a status means, and what a task in it waits for."""
 

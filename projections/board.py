@@ -1,7 +1,8 @@
 """The board: workflows, their tasks, the attempts at them and what people were asked. `board.sql` has the tables.
 
-Rows that events touch are loaded, changed in memory and stored, each once a batch. Those of open tasks are kept for
-the next batch: nobody else changes them, or the projection's cursor would have moved and the board been told to forget.
+Rows that events touch are loaded, changed in memory and stored, each once a batch. Those of open tasks, and of tasks
+that have parts, are kept for the next batch: nobody else changes them, or the projection's cursor would have moved and
+the board been told to forget.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any, LiteralString, get_args
 
 import msgspec
 
-from domain.events import Purpose
+from domain.events import Purpose, TaskAdded
 from domain.state import TRANSITIONS, WORKFLOW_TRANSITIONS, TaskStatus
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
@@ -111,10 +112,12 @@ class Board:
     def __init__(self) -> None:
         self._workflows: dict[str, BoardWorkflow] = {}
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._wholes: set[tuple[str, str]] = set()
 
     def forget(self) -> None:
         self._workflows.clear()
         self._entries.clear()
+        self._wholes.clear()
 
     async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         mine = [
@@ -139,6 +142,7 @@ class Board:
         started = {name for name, recorded in mine if recorded.version == 1}
         names = {name for name, _ in mine} - self._workflows.keys() - started
         touched = {(name, getattr(recorded.event, "task", None)) for name, recorded in mine if name not in started}
+        touched |= {(name, one.event.spec.parent_id) for name, one in mine if isinstance(one.event, TaskAdded)}
         wanted = [(name, task) for name, task in touched - self._entries.keys() if task]
         if names:
             found = await load(connection, _WORKFLOWS, SQL["load_workflows"], workflows=list(names))
@@ -150,10 +154,15 @@ class Board:
 
     def _let_go(self, changes: Changes) -> None:
         for key, entry in changes.entries.items():
-            if entry.task.ended_at:
+            if entry.task.ended_at and entry.task.parts:
+                self._wholes.add(key)  # its parts may still be under way, and change it
+            elif entry.task.ended_at:
                 del self._entries[key]
         for name, row in changes.workflows.items():
             if row.ended_at:
                 del self._workflows[name]
+                for key in [key for key in self._wholes if key[0] == name]:
+                    self._wholes.discard(key)
+                    self._entries.pop(key, None)
         if len(self._entries) > KEPT_TASKS:
             self.forget()

@@ -17,6 +17,10 @@ CREATE TABLE board_workflows (
     started_at    timestamptz NOT NULL,
     ended_at      timestamptz,
     reason        text,
+    paused        boolean NOT NULL DEFAULT false,
+    progress      double precision NOT NULL DEFAULT 0, -- 0 to 1, never less than before
+    parts         double precision NOT NULL DEFAULT 0, -- weights of the tasks that are part of no other, and what is done of them
+    parts_done    double precision NOT NULL DEFAULT 0,
     first         bigint NOT NULL,  -- positions
     last          bigint NOT NULL
 ) WITH (fillfactor = 70);
@@ -47,6 +51,11 @@ CREATE TABLE board_tasks (
     retry_due     double precision,
     started_at    timestamptz,
     ended_at      timestamptz,
+    weight        double precision NOT NULL DEFAULT 1, -- in the progress of what it is part of
+    progress      double precision NOT NULL DEFAULT 0, -- 0 to 1, never less than before
+    own           double precision NOT NULL DEFAULT 1, -- weight of its own work among its parts
+    parts         double precision NOT NULL DEFAULT 0, -- weights of its parts, and what is done of them
+    parts_done    double precision NOT NULL DEFAULT 0,
     created       bigint NOT NULL,  -- positions
     updated       bigint NOT NULL,
     steps         text[],           -- of a row on its way in: the statuses it went through before `status`; not kept
@@ -129,36 +138,48 @@ DROP FUNCTION IF EXISTS refuse_board_task, refuse_board_workflow
 -- load_workflows: the rows of these workflows.
 SELECT json_agg(found)::text FROM board_workflows AS found WHERE workflow = ANY(%(workflows)s::text[])
 
--- load_tasks: the rows of these tasks, with all attempts (the usage of an ended one may change) and the ask it waits for.
+-- load_tasks: the rows of these tasks and of those they are part of, with all attempts (the usage of an ended one may change)
+-- and the ask each waits for.
+WITH RECURSIVE named (workflow, task) AS (
+    SELECT * FROM unnest(%(workflows)s::text[], %(tasks)s::text[])
+    UNION
+    SELECT workflow, parent FROM named JOIN board_tasks USING (workflow, task) WHERE parent IS NOT NULL)
 SELECT json_agg(json_build_object(
     'task', found,
     'attempts', (SELECT coalesce(json_agg(a), '[]') FROM board_attempts AS a
                  WHERE a.workflow = found.workflow AND a.task = found.task),
     'ask', (SELECT to_json(k) FROM board_asks AS k WHERE k.workflow = found.workflow AND k.ask = found.ask)))::text
-FROM unnest(%(workflows)s::text[], %(tasks)s::text[]) AS wanted (workflow, task)
-JOIN board_tasks AS found USING (workflow, task)
+FROM named JOIN board_tasks AS found USING (workflow, task)
 
 -- store_workflows: new rows and changed ones.
 INSERT INTO board_workflows SELECT * FROM json_populate_recordset(
-    json_populate_record(NULL::board_workflows, '{"completed": 0, "failed": 0, "branches": 0, "asks": 0}'), %(rows)s)
+    json_populate_record(NULL::board_workflows, '{"completed": 0, "failed": 0, "branches": 0, "asks": 0,
+        "paused": false, "progress": 0, "parts": 0, "parts_done": 0}'), %(rows)s)
 ON CONFLICT (workflow) DO UPDATE SET
-    status = excluded.status, completed = excluded.completed, failed = excluded.failed, branches = excluded.branches,
-    asks = excluded.asks, repository = excluded.repository, ended_at = excluded.ended_at, reason = excluded.reason, last = excluded.last
+    status = excluded.status, tasks = excluded.tasks, completed = excluded.completed, failed = excluded.failed, branches = excluded.branches,
+    asks = excluded.asks, repository = excluded.repository, ended_at = excluded.ended_at, reason = excluded.reason,
+    paused = excluded.paused, progress = excluded.progress, parts = excluded.parts, parts_done = excluded.parts_done,
+    last = excluded.last
 
 -- add_tasks: new rows. Those that change are not handed in as if they were new: the trigger would judge them so.
 INSERT INTO board_tasks SELECT * FROM json_populate_recordset(
     json_populate_record(NULL::board_tasks, '{"dependencies": [], "depth": 0, "priority": 0, "status": "pending",
-                                              "attempt": 0, "summary": "", "files": [], "receipts": []}'), %(rows)s)
+                                              "attempt": 0, "summary": "", "files": [], "receipts": [],
+                                              "weight": 1, "progress": 0, "own": 1, "parts": 0, "parts_done": 0}'),
+    %(rows)s)
 
 -- store_tasks: changed rows.
 UPDATE board_tasks AS task SET
     status = new.status, attempt = new.attempt, agent = new.agent, run = new.run, ask = new.ask,
     summary = new.summary, commit = new.commit, files = new.files, failure = new.failure, receipts = new.receipts,
     retry_due = new.retry_due, started_at = new.started_at, ended_at = new.ended_at, updated = new.updated,
-    steps = new.steps
+    steps = new.steps, title = new.title, role = new.role, dependencies = new.dependencies, priority = new.priority,
+    progress = new.progress, own = new.own, parts = new.parts, parts_done = new.parts_done
 FROM json_populate_recordset(
     json_populate_record(NULL::board_tasks, '{"status": "pending", "attempt": 0, "summary": "", "files": [],
-                                              "receipts": []}'), %(rows)s) AS new
+                                              "receipts": [], "dependencies": [], "priority": 0,
+                                              "progress": 0, "own": 1, "parts": 0, "parts_done": 0}'),
+    %(rows)s) AS new
 WHERE task.workflow = new.workflow AND task.task = new.task
 
 -- store_attempts: new rows and changed ones.

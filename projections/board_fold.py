@@ -1,4 +1,7 @@
-"""How each event changes the board's rows."""
+"""How each event changes the board's rows.
+
+It is long because the fold is one `match` over all that can happen.
+"""
 
 from datetime import datetime
 
@@ -7,18 +10,24 @@ import msgspec
 from domain.events import (
     AskAnswered,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     BudgetRaised,
     CallReserved,
     CallSettled,
     ReportRefused,
     RetryScheduled,
+    TaskAdded,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
+    TaskEdited,
+    TaskExcused,
     TaskFailed,
+    TaskHeld,
     TaskNoted,
+    TaskPrioritised,
     TaskQueued,
     TaskReported,
     TaskRerouted,
@@ -30,8 +39,11 @@ from domain.events import (
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
+    WorkflowPaused,
     WorkflowRestored,
+    WorkflowResumed,
     WorkflowStarted,
+    WorkflowTimedOut,
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
@@ -48,6 +60,7 @@ from projections.board_rows import (
     StoredTask,
     WorkflowStatus,
 )
+from projections.progress import Part, advance
 
 SHOWN_CHARACTERS = 4_000
 """The tail of an output that the board keeps; the events have all that was recorded."""
@@ -105,6 +118,7 @@ class Changes:
                 self._end(entry, run, at, "completed", used=event.usage)
                 _judge(entry.task, agent, result)
                 self._close(board, entry, at, "completed")
+                self._done(board, entry.task)
                 board.completed += not entry.task.depth
             case AttemptFailed(task=name, run=run, failure=failure):
                 entry = self._entry(board, name)
@@ -140,6 +154,30 @@ class Changes:
                 attempt.usage = event.now
             case TaskNoted(task=name) | CallReserved(task=name) | CallSettled(task=name):
                 self._entry(board, name)
+            case TaskHeld(task=name):
+                entry = self._entry(board, name)
+                _become(entry, "pending")
+                entry.task.retry_due = None
+            case TaskExcused(task=name):
+                entry = self._entry(board, name)
+                self._end(entry, entry.task.run, at, "cancelled", used=event.usage)
+                self._close(board, entry, at, "excused")
+                self._done(board, entry.task)
+            case TaskEdited(task=name, spec=spec):
+                entry = self._entry(board, name)
+                task = entry.task
+                if spec.dependencies != task.dependencies:
+                    _become(entry, "pending")
+                    task.retry_due = None
+                task.title, task.role, task.priority = spec.title, spec.agent_role, spec.priority
+                task.dependencies, task.own = spec.dependencies, float(not spec.group)
+            case TaskPrioritised(task=name, priority=priority):
+                self._entry(board, name).task.priority = priority
+            case TaskAdded(spec=spec):
+                whole = self._entry(board, spec.parent_id) if spec.parent_id else None
+                self._create(board, spec, position, whole.task.ordinal if whole else board.tasks, 0)
+                self._join(board, spec)
+                board.tasks += 1
             case AskOpened(task=name, ask=ask):
                 entry = self._entry(board, name)
                 _become(entry, "waiting")
@@ -160,13 +198,22 @@ class Changes:
                     entry.task.failure = refusal(event.by, event.because)
             case WorkflowAdmitted():
                 board.status = "running"
+            case AskVoided(task=name, ask=ask):
+                self._close_ask(board, self._entry(board, name))
             case WorkflowCompleted():
                 board.status, board.ended_at = "completed", at
+                board.progress = 1.0
             case WorkflowFailed(reason=reason):
                 board.status, board.ended_at, board.reason = "failed", at, reason
             case WorkflowCancelled(by=by, reason=reason):
                 board.status, board.ended_at = "cancelled", at
                 board.reason = f"by {by}: {reason}" if reason else f"by {by}"
+            case WorkflowTimedOut(reason=reason):
+                board.status, board.ended_at, board.reason = "timed_out", at, reason
+            case WorkflowPaused():
+                board.paused = True
+            case WorkflowResumed():
+                board.paused = False
             case WorkflowRestored(repository=repository):
                 board.repository = repository
             case ReportRefused() | BudgetRaised():
@@ -205,15 +252,30 @@ class Changes:
         self._workflows[board.workflow] = self.workflows[board.workflow] = board
         for ordinal, spec in enumerate(plan.tasks):
             self._create(board, spec, position, ordinal, 0)
+        for spec in plan.tasks:
+            self._join(board, spec)
 
     def _create(self, board: BoardWorkflow, spec: Task, position: int, ordinal: int, depth: int) -> None:
         task = StoredTask(
             board.workflow, spec.id, spec.title, spec.agent_role, ordinal, position, position, spec.dependencies,
-            spec.parent_id, depth, spec.branch_reason, spec.priority,
+            spec.parent_id, depth, spec.branch_reason, spec.priority, weight=spec.weight, own=float(not spec.group),
         )  # fmt: skip
         key = (board.workflow, spec.id)
         self._entries[key] = self.entries[key] = Entry(task)
         self.created.append(key)
+
+    def _join(self, board: BoardWorkflow, spec: Task) -> None:
+        """It is part of a task, or of the workflow itself."""
+        whole = self._entry(board, spec.parent_id).task if spec.parent_id else board
+        whole.parts += spec.weight
+
+    def _done(self, board: BoardWorkflow, task: BoardTask) -> None:
+        if not task.depth:
+            advance(task, 1.0, lambda part: self._whole(board, part), board)
+
+    def _whole(self, board: BoardWorkflow, part: Part) -> BoardTask | None:
+        assert isinstance(part, BoardTask)
+        return self._entry(board, part.parent).task if part.parent else None
 
     def _offer(self, entry: Entry, event: TaskDispatched, position: int, at: datetime) -> None:
         attempt = self._attempt(entry, event.run)
@@ -224,6 +286,7 @@ class Changes:
             entry.attempts.append(attempt)
             self.attempts[attempt.workflow, attempt.task, attempt.run] = attempt
         attempt.dispatched_at, attempt.dispatched = at, position
+        attempt.agent = attempt.started_at = attempt.timeout_at = None  # whoever had it before a restore has it no more
 
     def _attempt(self, entry: Entry, run: str) -> BoardAttempt | None:
         for attempt in reversed(entry.attempts):

@@ -13,12 +13,15 @@ from domain.outcome import Failure, Receipt
 from domain.state import TaskStatus
 from domain.usage import Usage
 
-WorkflowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
+WorkflowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "timed_out"]
 Outcome = Literal["reported", "completed", "passed", "failed", "cancelled"]
 
 
 class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
-    """`tasks`, `completed` and `failed` count the plan's tasks, `asks` the open ones; `first`, `last` are positions."""
+    """`tasks`, `completed` and `failed` count the plan's tasks, `asks` the open ones; `first`, `last` are positions.
+
+    `progress` is what `projections.progress` makes of `parts` and `parts_done`: 0 to 1, and never less than before.
+    """
 
     workflow: str
     title: str
@@ -37,11 +40,16 @@ class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
     asks: int = 0
     ended_at: datetime | None = None
     reason: str | None = None
+    paused: bool = False
+    progress: float = 0.0
+    parts: float = 0.0
+    parts_done: float = 0.0
 
 
 class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
     """`retry_due` is in seconds since the epoch; `waiting_on` one sentence: what an open task
-    that a query returned waits for."""
+    that a query returned waits for. `progress` as that of a workflow, where `own` is the weight of its own work among
+    its parts."""
 
     workflow: str
     task: str
@@ -68,6 +76,11 @@ class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
     retry_due: float | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    weight: float = 1.0
+    progress: float = 0.0
+    own: float = 1.0
+    parts: float = 0.0
+    parts_done: float = 0.0
     waiting_on: str | None = None
 
 

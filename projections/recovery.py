@@ -12,23 +12,29 @@ import msgspec
 
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
+from projections.limits import SQL as LIMITS
+from projections.limits import Limits
 from projections.recovery_fold import Changes, Flow, Kind, Wait
 from projections.rows import load, store
 from projections.sql import statements
 
 STREAM = "workflow-"
 SQL = statements("recovery")
+SQL |= {name: f"{SQL[name]};\n{LIMITS[name]}" for name in ("create", "drop")}
 LIMIT = 1_000
 KEPT_WAITS = 50_000
 """Of workflows that no event of the batch is about; each holds an open task's row in memory."""
 
 
 class Due(msgspec.Struct, frozen=True):
-    """Something to be decided on now. `token`, `run` and `role` are None for a retry, `attempt` its next one."""
+    """Something to be decided on now. `token`, `run` and `role` are None for a retry, `attempt` its next one.
+
+    A limit is the end of all the time that a workflow has, or, if it names one, a task.
+    """
 
     workflow: str
     task: str
-    kind: Literal["offer", "lease", "timeout", "retry"]
+    kind: Literal["offer", "lease", "timeout", "retry", "limit"]
     due: float
     attempt: int
     token: int | None = None
@@ -85,9 +91,11 @@ class Recovery:
 
     def __init__(self) -> None:
         self._flows: dict[str, Flow] = {}
+        self._limits = Limits()
 
     def forget(self) -> None:
         self._flows.clear()
+        self._limits.forget()
 
     async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
         mine = [
@@ -105,6 +113,7 @@ class Recovery:
         await store(connection, SQL["see"], [_Seen(*seen) for seen in changes.seen.items()])
         for wait in put:
             wait.needs = None
+        await self._limits.apply(connection, mine)
         self._let_go(changes.seen)
 
     async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> None:

@@ -106,6 +106,10 @@ ON CONFLICT (workflow) DO UPDATE SET last = excluded.last
 
 -- due: what has fallen due, the longest overdue first.
 SELECT json_agg(found)::text FROM (
+    SELECT workflow, task, 'limit' AS kind, due, NULL::integer AS token, NULL AS run, 0 AS attempt, NULL AS role,
+           NULL AS agent
+    FROM limits WHERE due <= %(now)s
+    UNION ALL
     SELECT waits.workflow, task,
            CASE WHEN kind = 'slot' THEN 'offer' WHEN kind = 'timer' THEN 'retry'
                 WHEN timeout_at <= %(now)s THEN 'timeout' ELSE 'lease' END AS kind,
@@ -118,9 +122,9 @@ SELECT json_agg(found)::text FROM (
     ORDER BY due LIMIT %(limit)s) AS found
 
 -- next_due: when `due` will next find something if no agent is heard of until then.
-SELECT min(CASE WHEN kind = 'lease' THEN
+SELECT least((SELECT min(due) FROM limits), min(CASE WHEN kind = 'lease' THEN
                least(timeout_at, greatest(due, greatest(beat_at, %(listening_since)s::double precision) + lease_seconds))
-           ELSE due END)
+           ELSE due END))
 FROM waits LEFT JOIN presence
      ON (presence.workflow, presence.run, presence.token) = (waits.workflow, waits.run, waits.token)
 WHERE attempt IS NOT NULL AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])

@@ -4,6 +4,7 @@ A task whose run, ask or branch has just ended, or whose dependency cannot compl
 due at once: what happens to it stands in the events that follow in the same append.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
@@ -12,13 +13,18 @@ import msgspec
 from domain.events import (
     AskAnswered,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     RetryScheduled,
+    TaskAdded,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
+    TaskEdited,
+    TaskExcused,
     TaskFailed,
+    TaskHeld,
     TaskQueued,
     TaskReported,
     TaskSkipped,
@@ -97,7 +103,7 @@ class Changes:
         match event:
             case WorkflowStarted(plan=plan):
                 for spec in plan.tasks:
-                    self._create(flow, spec)
+                    self._create(flow, spec, dict.fromkeys(spec.dependencies))
             case TaskDispatched(task=task):
                 flow.of(task)
                 offer = Wait(
@@ -127,10 +133,18 @@ class Changes:
             case AskOpened(task=task, ask=ask):
                 flow.of(task)
                 self._put(flow, Wait(workflow, task, "ask", getattr(event, "due", None), ask=ask))
-            case AskAnswered(task=task, ask=ask):
+            case AskAnswered(task=task, ask=ask) | AskVoided(task=task, ask=ask):
                 if flow.of(task).ask == ask:
                     self._settle(flow, task, at)
-            case TaskCompleted(task=task):
+            case TaskHeld(task=task, role=role):
+                flow.of(task)
+                self._put(flow, Wait(workflow, task, "slot", None, role))
+            case TaskAdded(spec=spec):
+                self._create(flow, spec)
+            case TaskEdited(task=task, spec=spec):
+                if flow.of(task).kind != "timer" or any(need in flow.waits for need in spec.dependencies):
+                    self._create(flow, spec)
+            case TaskCompleted(task=task) | TaskExcused(task=task):
                 self._close(flow, task)
                 for waiting in self._waiting_for(flow, task):
                     self._met(flow, waiting, at)
@@ -139,8 +153,11 @@ class Changes:
                 for waiting in self._waiting_for(flow, task):
                     self._settle(flow, waiting.task, at)
 
-    def _create(self, flow: Flow, spec: Task) -> None:
-        needs = tuple(dict.fromkeys(spec.dependencies))
+    def _create(self, flow: Flow, spec: Task, needs: Iterable[str] | None = None) -> None:
+        """`needs` are those of its dependencies that are open."""
+        needs = tuple(
+            dict.fromkeys(need for need in spec.dependencies if need in flow.waits) if needs is None else needs
+        )
         if needs:
             wait = Wait(flow.name, spec.id, "dependency", None, spec.agent_role, missing=len(needs), needs=needs)
         else:
@@ -161,7 +178,7 @@ class Changes:
         self.waits[flow.name, task] = None
 
     def _waiting_for(self, flow: Flow, task: str) -> list[Wait]:
-        found = (flow.waits.get(name) for name in flow.dependents.pop(task, ()))
+        found = (flow.waits.get(name) for name in dict.fromkeys(flow.dependents.pop(task, ())))
         return [wait for wait in found if wait and wait.kind == "dependency"]
 
     def _met(self, flow: Flow, wait: Wait, at: datetime) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from domain.state import CLOSED
+from domain.state import CLOSED, PASSED
 from projections.board_rows import BoardAttempt, BoardTask
 
 
@@ -15,7 +15,7 @@ def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttemp
     match task.status:
         case "pending":
             status = {other.task: other.status for other in tasks}
-            missing = [need for need in task.dependencies if status[need] != "completed"]
+            missing = [need for need in task.dependencies if status[need] not in PASSED]
             if not missing:
                 return f"a slot of role {task.role}"
             if CLOSED.isdisjoint(status[need] for need in missing):

@@ -16,11 +16,17 @@ COMMANDS = {
     "watch": "one workflow, or all, live",
     "events": "what happened, in order",
     "approve": "answer what a workflow asks a person",
-    "cancel": "end a workflow",
+    "pause": "dispatch nothing new: of a workflow, to a role, or at all",
+    "resume": "go on after a pause, at once or gradually",
+    "cancel": "end a workflow, or one task of it",
+    "retry": "begin the next attempt of a task now",
+    "skip": "do without a task",
+    "edit": "change a task that is not under way",
+    "add": "more tasks for a workflow that runs",
+    "split": "a task into parts",
+    "prioritise": "how urgent a task is",
     "budget": "add to a budget, so that what waits for it goes on",
     "queue": "who waits for a place, a slot or a resource, and who has it",
-    "pause": "hand out nothing more, to a role or to anybody",
-    "resume": "hand out work again, at once or gradually",
     "agent": "an agent of one role: any program, the tester, or a script",
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",
@@ -33,6 +39,8 @@ COMMANDS = {
     "bench": "how fast it is here",
     "version": "the version of this program",
 }
+ACTS = ("cancel", "retry", "skip", "edit", "add", "split", "prioritise")
+"""Those that live together, in `ops.cli.acts`, each under its own name."""
 DATA_DIR, DEBUG = "--data-dir", "--debug"
 EVERYWHERE = f"""\
 Before or after a command:
@@ -96,7 +104,7 @@ def _run(arguments: list[str]) -> int:
 
 def overview() -> str:
     """What `cairn --help` prints."""
-    listed = "".join(f"  {name:<10}{text}\n" for name, text in COMMANDS.items())
+    listed = "".join(f"  {name:<12}{text}\n" for name, text in COMMANDS.items())
     return (
         "Cairn: the control tower and flight recorder for teams of AI agents.\n\n"
         f"Usage: cairn COMMAND [OPTIONS]\n\nCommands:\n{listed}\n{EVERYWHERE}\n{FOOTER}"

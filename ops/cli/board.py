@@ -20,8 +20,10 @@ MARKS = {
     "failed": ("✗", "bold red"),
     "cancelled": ("–", "dim"),
     "skipped": ("–", "dim"),
+    "excused": ("–", "dim"),
 }
-STATUS_STYLES = {"running": "cyan", "waiting": "bold magenta", "completed": "green", "failed": "bold red"}
+STATUS_STYLES = {"running": "cyan", "waiting": "bold magenta", "completed": "green", "failed": "bold red",
+                 "timed_out": "bold red"}  # fmt: skip
 NEWS_WIDTH = 200
 
 
@@ -60,8 +62,9 @@ def head(detail: BoardDetail, now: datetime) -> Text:
     """One line: name, title, status, how far, how long."""
     flow = detail.workflow
     text = Text.assemble((flow.workflow, "bold"), f"  {line(flow.title)}  " if flow.title else "  ")
-    text.append(flow.status, style=STATUS_STYLES.get(flow.status))
+    text.append(f"{flow.status}{', paused' if flow.paused else ''}", style=STATUS_STYLES.get(flow.status))
     counts = [f"{flow.completed}/{flow.tasks} completed"]
+    counts += [f"{flow.progress:.0%}"] if flow.progress != flow.completed / flow.tasks else []
     counts += [f"{flow.failed} failed"] if flow.failed else []
     counts += [plural(flow.branches, "branch", "branches")] if flow.branches else []
     counts += [plural(flow.asks, "ask")] if flow.asks else []
@@ -74,9 +77,10 @@ def news(task: BoardTask) -> str:
     """The one thing worth knowing of a task now: what it waits for, how it failed, or what was done."""
     if task.status == "failed" and task.failure:
         return line(f"{task.failure.type}: {task.failure.message}", NEWS_WIDTH)
+    share = f"{task.progress:.0%} " if task.parts and not task.ended_at else ""
     if task.waiting_on:
         failed = f" (after {task.failure.type})" if task.failure and task.status in ("retrying", "branched") else ""
-        return line(f"waits for {task.waiting_on}{failed}", NEWS_WIDTH)
+        return line(f"{share}waits for {task.waiting_on}{failed}", NEWS_WIDTH)
     if task.status == "completed":
         return line(" ".join(part for part in (commit(task.commit), task.summary) if part), NEWS_WIDTH)
     return ""
@@ -99,7 +103,7 @@ def _tree(detail: BoardDetail) -> Iterator[tuple[BoardTask, int]]:
 def _most_telling(tree: list[tuple[BoardTask, int]], room: int) -> tuple[list[tuple[BoardTask, int]], int]:
     if len(tree) <= max(room, 1):
         return tree, 0
-    order = {"pending": 2, "completed": 1, "skipped": 3, "cancelled": 3}
+    order = {"pending": 2, "completed": 1, "skipped": 3, "cancelled": 3, "excused": 3}
     ranked = sorted(range(len(tree)), key=lambda n: (order.get(tree[n][0].status, 0), -tree[n][0].updated))
     kept = sorted(ranked[: max(room - 1, 1)])
     return [tree[n] for n in kept], len(tree) - len(kept)

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from cyclopts import App, CycloptsError, Parameter
 
-from ops.cli import COMMANDS, DEBUG, stop, unwritten
+from ops.cli import ACTS, COMMANDS, DEBUG, stop, unwritten
 from ops.cli.stop import Stop
 
 STDIN = "/dev/stdin"
@@ -82,7 +82,7 @@ def _ours(error: BaseException, text: str, arguments: list[str]) -> Stop:
         case NotFound():
             return Stop(stop.NOT_FOUND, text, fix="cairn ls")
         case Conflict():
-            about = " ".join(arguments[1:2]) if arguments[0] in ("approve", "cancel") else ""
+            about = " ".join(arguments[1:2]) if arguments[0] in ("approve", *ACTS) else ""
             return Stop(stop.CONFLICT, text, fix=f"cairn show {about}" if about else "cairn ls")
         case Invalid():
             places = (
@@ -105,7 +105,7 @@ def _app() -> App:
     plain = Parameter(negative=(), show_default=False)
     app = App(name="cairn", version_flags=(), help_format="plaintext", default_parameter=plain)
     for name in COMMANDS:
-        app.command(f"ops.cli.{name}:command", name=name)
+        app.command(f"ops.cli.acts:{name}" if name in ACTS else f"ops.cli.{name}:command", name=name)
     return app
 
 

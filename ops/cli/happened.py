@@ -30,6 +30,8 @@ def _news(data: dict[str, Any]) -> str:
         "previous_epoch": f"goes on after position {data.get('position')} in epoch {data.get('epoch')}",
         "role": f"to {data.get('role')}",
         "agent": f"by {data.get('agent')}",
+        "by": f"by {data.get('by')}",
+        "priority": f"priority {data.get('priority')}",
         "passed": "tests passed" if data.get("passed") else "tests failed",
         "branch": f"branch {_id(data.get('branch'))}",
         "failure": f"{failure.get('type')}: {failure.get('message')}",

@@ -8,7 +8,8 @@ from ops.cli.rows import Output, emit
 from ops.cli.text import between, line
 
 SHOWN = ("workflow", "status", "tasks", "branches", "asks", "started_at", "took", "title")
-FIELDS = ("workflow", "status", "tasks", "completed", "failed", "branches", "asks", "started_at", "ended_at", "title",
+FIELDS = ("workflow", "status", "tasks", "completed", "failed", "branches", "asks", "started_at", "ended_at",
+          "title", "paused", "progress",
           "first", "last")  # fmt: skip
 
 
@@ -20,7 +21,7 @@ def command(*, limit: int = 50, status: str | None = None, output: Output = "tab
     limit
         At most so many, up to 1,000.
     status
-        Only those that are running, waiting, completed, failed or cancelled.
+        Only those that are running, waiting, paused, completed, failed, cancelled or timed_out.
     """
     emit(place.client().workflows(limit, status=status), output, FIELDS if output == "csv" else SHOWN, cells)
 
@@ -29,8 +30,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table: how many of the tasks are done, and times as people read them."""
     started, ended = datetime.fromisoformat(row["started_at"]), row.get("ended_at")
     until = datetime.fromisoformat(ended) if ended else datetime.now(UTC)
+    status = row["status"] + (", paused" if row["paused"] and not ended else "")
     return [
-        row["workflow"], row["status"], f"{row['completed']}/{row['tasks']}", str(row["branches"] or ""),
+        row["workflow"], status, f"{row['completed']}/{row['tasks']}", str(row["branches"] or ""),
         str(row["asks"] or ""), f"{started.astimezone():%Y-%m-%d %H:%M:%S}", between(started, until),
         line(row["title"], 60),
     ]  # fmt: skip

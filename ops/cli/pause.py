@@ -1,5 +1,8 @@
 """`cairn pause`."""
 
+from typing import Any
+
+from ops.cli.acts import Because, Workflow, told
 from ops.cli.place import HERE, Place
 from ops.cli.rows import Document, document
 from ops.cli.stop import USAGE, Stop
@@ -7,9 +10,10 @@ from ops.cli.text import clean
 
 
 def command(
-    *, role: str | None = None, tenant: bool = False, reason: str = "", output: Document = "text", place: Place = HERE
-) -> None:
-    """Hand out nothing more, to a role or to anybody; what runs goes on.
+    workflow: Workflow | None = None, /, *, role: str | None = None, tenant: bool = False, because: Because = "",
+    output: Document = "text", place: Place = HERE,
+) -> None:  # fmt: skip
+    """Dispatch nothing new: of a workflow, to a role, or at all. What is under way goes on and may report.
 
     Parameters
     ----------
@@ -17,18 +21,26 @@ def command(
         To the agents of this role.
     tenant
         To all agents.
-    reason
-        Recorded with it.
     """
-    of = whom(role, tenant)
-    told = place.client().pause_dispatch(role, reason)
-    if output == "json":
-        document(told)
+    of = whom(workflow, role, tenant)
+    if workflow:
+        told("paused", workflow, place.client().pause(workflow, because), output)
     else:
-        print(clean(f"paused {of}: nothing new is handed out" if told["position"] else f"{of} was paused already"))
+        said = place.client().pause_dispatch(role, because)
+        show(
+            said, f"paused {of}: nothing new is handed out" if said["position"] else f"{of} was paused already", output
+        )
 
 
-def whom(role: str | None, tenant: bool) -> str:
-    if (role is None) != tenant:
-        raise Stop(USAGE, "what is meant is either a role or the whole tenant", fix="give --role ROLE or --tenant")
-    return f"role {role}" if role else "the tenant"
+def whom(workflow: str | None, role: str | None, tenant: bool) -> str:
+    if (workflow is not None) + (role is not None) + tenant != 1:
+        what = "what is meant is a workflow, a role, or the whole tenant"
+        raise Stop(USAGE, what, fix="give one of WORKFLOW, --role ROLE and --tenant")
+    return workflow or (f"role {role}" if role else "the tenant")
+
+
+def show(said: dict[str, Any], sentence: str, output: str) -> None:
+    if output == "json":
+        document(said)
+    else:
+        print(clean(sentence))

@@ -163,7 +163,7 @@ def _reason(one: BoardAttempt, task: BoardTask) -> str:
 def _then(one: BoardAttempt, detail: BoardDetail) -> str:
     """What happened after a failed run: the first branch or later attempt that was dispatched after it."""
     for task in detail.tasks:
-        if task.parent == one.task and task.created > one.dispatched:
+        if task.depth and task.parent == one.task and task.created > one.dispatched:
             if task.status == "completed":
                 return f"mended by {task.task} ({task.agent or task.role}, {commit(task.commit) or 'no commit'})"
             return f"{task.task} was to mend it: {task.status}"

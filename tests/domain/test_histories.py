@@ -7,6 +7,7 @@ It is long because every test needs all of it: the plans, the moves, the witness
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ from spec import NOW, start
 
 from domain.claims import ENDS_RUN
 from domain.commands import (
+    AddTasks,
     Admit,
     Answer,
     Cancel,
+    EditTask,
     ExpireLease,
     ExpireRun,
+    ExpireTask,
+    ExpireWorkflow,
     Grant,
+    Pause,
+    Prioritise,
     RaiseBudget,
     Redispatch,
     Report,
@@ -35,7 +42,11 @@ from domain.commands import (
     ReportUsage,
     ReportVerified,
     Restore,
+    Resume,
     Retry,
+    RetryNow,
+    Skip,
+    SplitTask,
     StartWorkflow,
     WorkflowCommand,
 )
@@ -43,10 +54,16 @@ from domain.errors import Refused
 from domain.events import (
     AskAnswered,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     ReportRefused,
     RetryScheduled,
+    TaskCancelled,
     TaskDispatched,
+    TaskEdited,
+    TaskExcused,
+    TaskFailed,
+    TaskHeld,
     TaskQueued,
     TaskReported,
     TaskVerified,
@@ -56,7 +73,17 @@ from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Budget, Route, Task, Test
 from domain.plan import Retry as Backoff
-from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, Workflow, evolve, replay, waiting
+from domain.state import (
+    CLOSED,
+    PASSED,
+    TRANSITIONS,
+    WORKFLOW_TRANSITIONS,
+    TaskState,
+    Workflow,
+    evolve,
+    replay,
+    waiting,
+)
 from domain.usage import Spent
 from domain.workflow import decide
 
@@ -74,7 +101,8 @@ MOVES = st.tuples(
         * 4
         + ["answer"] * 4
         + ["noted", "used", "reserve", "settle", "raise"] * 2
-        + ["cancel", "restore"]
+        + ["pause", "resume", "retry_now", "skip", "edit", "add", "split", "prioritise", "expire"]
+        + ["cancel", "cancel_one", "restore", "out_of_time"]
     ),
     st.integers(0, 9),  # which of the tasks or asks
     st.integers(0, 9),  # up to 5 as honest agents do; 6 another agent, 7 another run, 8 an old token, 9 a false name
@@ -118,6 +146,8 @@ def plans(draw: st.DrawFn) -> StartWorkflow:
             priority=draw(few),
             budget=draw(BUDGETS),
             resources=tuple(draw(st.sets(st.sampled_from(["repo:x", "db"])))),
+            total_seconds=draw(st.sampled_from([None, 40.0])),
+            group=draw(st.integers(0, 5)) == 0,
         )
         for n, name in enumerate(names)
     ]
@@ -175,7 +205,7 @@ class Witness:
             assert event.token > self.last_token
             self.last_token = self.tokens[event.task] = event.token
             self.timers.pop(event.task, None)
-            assert all(before[need] == "completed" for need in self.state.tasks[event.task].spec.dependencies)
+            assert all(before[need] in PASSED for need in self.state.tasks[event.task].spec.dependencies)
         assert evolve(self.state, event) is self.state
         match event:
             case RetryScheduled(task=name, attempt=attempt, due=due):
@@ -187,8 +217,12 @@ class Witness:
             case AskOpened(ask=ask, task=name):
                 self.asks[ask] = name
                 self.timers.pop(name, None)
-            case AskAnswered(ask=ask):
+            case AskAnswered(ask=ask) | AskVoided(ask=ask):
                 del self.asks[ask]
+            case TaskHeld(task=name) | TaskCancelled(task=name) | TaskExcused(task=name) | TaskFailed(task=name):
+                self.timers.pop(name, None)
+            case TaskEdited(task=name) if self.state.tasks[name].missing:
+                self.timers.pop(name, None)
         if self.state.status != was_whole:
             assert self.state.status in WORKFLOW_TRANSITIONS[was_whole], (
                 f"{was_whole} -> {self.state.status} by {event}"
@@ -234,7 +268,9 @@ class Witness:
         at_work = "queued" if self.state.status == "queued" else "running"
         assert at_work == "running" or planned <= {"pending", "cancelled"}, "nothing of it begins before it is admitted"
         expected = "unknown" if not tasks else at_work if unfinished else "completed" if good else "failed"
-        assert self.state.status == ("cancelled" if "cancelled" in planned else expected)
+        assert self.state.status in (expected, "cancelled", "timed_out")
+        assert expected != at_work or self.state.status == at_work
+        assert self.state.clock.halts == len(self.asks) + self.state.paused or not unfinished
 
     def waits_on(self, task: TaskState) -> list[str]:
         name = task.spec.id
@@ -245,6 +281,7 @@ class Witness:
             *(["slot"] if task.status == "queued" else []),
             *(["place"] if self.state.status == "queued" and not waits else []),
             *(["timer"] if name in self.timers else []),
+            *(["slot"] if task.held else []),
             *(f"ask {ask}" for ask, asker in self.asks.items() if asker == name),
             *(f"branch {it.spec.id}" for it in self.state.tasks.values()
               if it.depth and waiting(self.state, it) is task and it.status not in CLOSED),
@@ -256,8 +293,8 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
     kind, which, how = move
     if kind == "start":
         return start(Task("again"))
-    if kind == "cancel":
-        return Cancel(now=NOW, by="pat")
+    if kind in ACTS:
+        return ACTS[kind](state, list(state.tasks)[which % len(state.tasks)], how)
     if kind == "restore":
         return Restore(now=NOW, skipped=100 + how, repository="/srv/restored.git")
     if kind == "raise":
@@ -285,6 +322,30 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
     who = {"task": name, "token": token, "run": "t0/9" if how == 7 or not run else run.id}
     honest = "tess" if run and run.purpose == "verify" else "ann"
     return outcome(task, kind, how, **who, agent="mallory" if how == 6 else honest)
+
+
+def parts(state: Workflow, how: int) -> tuple[Task, ...]:
+    """New tasks, some of which depend on each other, on what is there, on what is gone."""
+    there = list(state.tasks)[how % len(state.tasks)]
+    first = Task(f"n{len(state.tasks)}", dependencies=(there,) if how % 2 else (), priority=how, group=how == 4)
+    return first, Task(f"m{len(state.tasks)}", dependencies=(first.id,), parent_id=first.id)
+
+
+BY: dict[str, Any] = {"now": NOW, "by": "pat"}
+ACTS: dict[str, Callable[[Workflow, str, int], WorkflowCommand]] = {
+    "cancel": lambda state, name, how: Cancel(**BY),
+    "cancel_one": lambda state, name, how: Cancel(task=name, **BY),
+    "pause": lambda state, name, how: Pause(**BY),
+    "resume": lambda state, name, how: Resume(**BY),
+    "retry_now": lambda state, name, how: RetryNow(task=name, **BY),
+    "skip": lambda state, name, how: Skip(task=name, **BY),
+    "edit": lambda state, name, how: EditTask(task=name, changes={"description": f"{how}", "total_seconds": 9}, **BY),
+    "add": lambda state, name, how: AddTasks(tasks=parts(state, how), **BY),
+    "split": lambda state, name, how: SplitTask(task=name, parts=parts(state, how), replace=how % 2 == 0, **BY),
+    "prioritise": lambda state, name, how: Prioritise(task=name, priority=how, **BY),
+    "expire": lambda state, name, how: ExpireTask(task=name, now=NOW + how * 10),
+    "out_of_time": lambda state, name, how: ExpireWorkflow(now=NOW + how * 250),
+}
 
 
 DEADLINES: dict[str, type[Redispatch | ExpireLease | ExpireRun]] = {
@@ -327,11 +388,13 @@ def persist(witness: Witness, fate: list[int]) -> None:
         how = fate[step % len(fate)]
         open_tasks = [task for task in witness.state.tasks.values() if task.status not in CLOSED]
         task = next(it for it in open_tasks if not witness.waits_on(it)[0].startswith(("dependency", "branch")))
-        if task.run:
+        if witness.state.paused:
+            command: WorkflowCommand = Resume(**BY)
+        elif task.run:
             kind = "verified" if task.run.purpose == "verify" else "completed"
             agent = task.run.agent or ("tess" if task.run.purpose == "verify" else "ann")
             who = {"task": task.spec.id, "run": task.run.id, "token": task.run.token, "agent": agent}
-            command: WorkflowCommand = outcome(task, "failed" if how > 9 else kind, how, **who)
+            command = outcome(task, "failed" if how > 9 else kind, how, **who)
         elif task.ask:
             shown = witness.state.asks[task.ask].shown
             command = Answer(now=NOW, ask=task.ask, shown=shown, approved=how % 4 > 0, by="pat")

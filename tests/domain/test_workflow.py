@@ -224,8 +224,8 @@ def test_a_report_about_a_task_that_never_was_is_refused() -> None:
 def test_cancelling_closes_every_open_task_and_no_other() -> None:
     asking = Task("c", approval=("before_dispatch",))
     given(start(A, B, asking, Task("d", dependencies=("b",))), completed("a/1", 1)).when(CANCEL).then(
-        TaskCancelled(task="b", usage=AT_ONCE),
-        *(TaskCancelled(task=name) for name in "cd"),
+        TaskCancelled(task="b", usage=AT_ONCE, by="pat"),
+        *(TaskCancelled(task=name, by="pat") for name in "cd"),
         WorkflowCancelled(workflow="w", by="pat"),
     )
 

@@ -1,7 +1,7 @@
 """The rules of what needs a person: asked before dispatch or before completion, answered once, for what was shown."""
 
 import msgspec
-from spec import TESTS, An, completed, failed, given, green, retry, start, verified
+from spec import NOW, TESTS, An, completed, failed, given, green, retry, start, verified
 
 from domain.errors import Conflict, NotFound
 from domain.events import (
@@ -42,7 +42,7 @@ def test_a_task_that_needs_approval_is_shown_before_it_is_dispatched() -> None:
 def test_approved_it_is_dispatched() -> None:
     story = given(start(Task("a", approval=BEFORE)))
     story.when(story.answer("ask-1", True, because="fine")).then(
-        AskAnswered(ask="ask-1", task="a", approved=True, by="pat", because="fine"),
+        AskAnswered(ask="ask-1", task="a", approved=True, by="pat", because="fine", at=NOW),
         An(TaskDispatched, "a", run="a/1", attempt=1),
     )
 

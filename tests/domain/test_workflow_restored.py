@@ -20,7 +20,7 @@ RESTORE = Restore(now=NOW + 50, skipped=1000, repository="/srv/restored.git")
 
 
 def restored(tokens: int) -> WorkflowRestored:
-    return WorkflowRestored(workflow="w", tokens=tokens, repository="/srv/restored.git")
+    return WorkflowRestored(workflow="w", tokens=tokens, repository="/srv/restored.git", at=RESTORE.now)
 
 
 def test_what_is_out_is_offered_again_under_tokens_of_the_new_life_whether_somebody_holds_it_or_not() -> None:

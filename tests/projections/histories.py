@@ -1,14 +1,21 @@
 """Random histories, as the rules make them: random plans, agents, failures, deadlines, answers, cancels, restores."""
 
 from random import Random
+from typing import Any
 
 from domain.commands import (
+    AddTasks,
     Admit,
     Answer,
     Cancel,
+    EditTask,
     ExpireLease,
     ExpireRun,
+    ExpireTask,
+    ExpireWorkflow,
     Grant,
+    Pause,
+    Prioritise,
     Redispatch,
     ReportCompleted,
     ReportFailed,
@@ -19,10 +26,15 @@ from domain.commands import (
     ReportUsage,
     ReportVerified,
     Restore,
+    Resume,
     Retry,
+    RetryNow,
+    Skip,
+    SplitTask,
     StartWorkflow,
     WorkflowCommand,
 )
+from domain.errors import Refused
 from domain.events import WorkflowEvent
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
@@ -47,7 +59,10 @@ def history(random: Random, workflows: int, steps: int) -> list[Decision]:
         name = random.choice(list(states))
         state, now = states[name], NOW + step
         command = _command(random, state, now) if state.id else _start(random, name, now)
-        events = decide(state, command) if command else []
+        try:
+            events = decide(state, command) if command else []
+        except Refused:
+            continue
         if events:
             replay(events, state)
             decisions.append((name, events))
@@ -70,11 +85,18 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
             approval=tuple(when for when in ("before_dispatch", "before_completion") if random.random() < 0.2),
             priority=random.randint(-2, 2),
             resources=("repo:x",) if random.random() < 0.2 else (),
+            weight=random.choice([1.0, 1.0, 3.5]),
+            parent_id=random.choice(names[:n]) if n and random.random() < 0.4 else None,
+            group=random.random() < 0.2,
+            total_seconds=random.choice([None, None, 30.0]),
         )
         for n, task in enumerate(names)
     ]
+    limit = random.choice([1800.0, 60.0, None])
     budget = random.choice([Budget(), Budget(tokens=random.randint(1, 60), attempts=9), Budget(seconds=30.0)])
-    plan = Plan(id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), budget=budget)
+    plan = Plan(
+        id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), budget=budget, timeout_seconds=limit
+    )
     return StartWorkflow(
         now=now, workflow=name, plan=plan, base="c0", repository="/r", lease_seconds=20.0,
         queued=random.random() < 0.3, limited_roles=("writer",) if random.random() < 0.5 else (),
@@ -91,6 +113,8 @@ def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | N
         return Cancel(now=now, by="pat", reason=random.choice(NASTY))
     if random.random() < 0.01:
         return Restore(now=now, skipped=100, repository="/restored")
+    if random.random() < 0.25:
+        return _act(random, state, now)
     tasks = [task for task in state.tasks.values() if task.run or task.ask or task.status in ("retrying", "queued")]
     task = random.choice(tasks or list(state.tasks.values()))
     if random.random() < 0.03 and task.runs:
@@ -107,6 +131,27 @@ def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | N
     if task.status == "retrying":
         return Retry(now=now, task=task.spec.id, attempt=task.attempt + 1)
     return _about_run(random, task, now) if task.run else None
+
+
+def _act(random: Random, state: Workflow, now: float) -> WorkflowCommand:
+    by: dict[str, Any] = {"now": now, "by": "pat", "reason": random.choice(NASTY)}
+    name, new = random.choice(list(state.tasks)), f"n{len(state.tasks)}"
+    parts = Task(new, weight=2.5, title=random.choice(NASTY)), Task(f"{new}x", dependencies=(new,), parent_id=new)
+    return random.choice(
+        [
+            Pause(**by),
+            *[Resume(**by)] * 3,
+            Cancel(task=name, **by),
+            Skip(task=name, **by),
+            RetryNow(task=name, **by),
+            Prioritise(task=name, priority=random.randint(-9, 9), **by),
+            EditTask(task=name, changes={"title": random.choice(NASTY[1:2]), "agent_role": "writer"}, **by),
+            AddTasks(tasks=parts, **by),
+            SplitTask(task=name, parts=parts, replace=random.random() < 0.5, **by),
+            ExpireTask(now=now, task=name),
+            ExpireWorkflow(now=now),
+        ]
+    )
 
 
 def _about_run(random: Random, task: TaskState, now: float) -> WorkflowCommand:

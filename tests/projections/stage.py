@@ -19,7 +19,7 @@ from ledger.postgres import Pool, pool
 from ledger.recorded import Recorded
 from projections.project import Projection
 
-TABLES = ("board_workflows", "board_tasks", "board_attempts", "board_asks", "waits", "waits_seen")
+TABLES = ("board_workflows", "board_tasks", "board_attempts", "board_asks", "waits", "waits_seen", "limits")
 WAIT_SECONDS = 30.0
 
 

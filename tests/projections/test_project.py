@@ -131,7 +131,7 @@ async def test_a_view_of_a_higher_version_is_replayed_and_its_older_program_stop
             Halted, match=f"its tables are of version {Newer.version}, this program has version {Board.version}"
         ):
             await asyncio.wait_for(running, WAIT_SECONDS)
-        with pytest.raises(Halted, match="version 2"):
+        with pytest.raises(Halted, match=f"version {Newer.version}"):
             await Projection(connections, Board()).install()
 
 

@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from stage import Sliced, opened, projected, record, tables
 
-from domain.state import CLOSED, TaskState, Workflow, evolve
+from domain.state import CLOSED, PASSED, TaskState, Workflow, evolve
 from ledger.ledger import Ledger
 from ledger.postgres import Connection, Pool
 from ledger.recorded import Recorded
@@ -51,11 +51,14 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
     assert board.completed == sum(task.status == "completed" for task in planned)
     assert board.failed == state.failed
     assert (board.ended_at is None) == (state.status == "running")
+    assert board.paused == state.paused
     for name, task in state.tasks.items():
         row = tasks[name]
         assert (row.status, row.attempt, row.ask, row.depth) == (task.status, task.attempt, task.ask, task.depth)
         assert row.run == (task.run.id if task.run else None)
         assert (row.role, row.dependencies) == (task.spec.agent_role, task.spec.dependencies)
+        assert (row.title, row.priority) == (shown(task.spec.title), task.spec.priority)
+        assert (row.progress == 1.0) >= (task.status in PASSED and not task.depth)
         assert (row.ended_at is None) == (task.status not in CLOSED)
         if task.result:
             assert (row.summary, row.commit) == (shown(task.result.summary), task.result.commit)
@@ -72,7 +75,7 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
 def waits(state: Workflow, name: str, task: TaskState) -> tuple[Any, ...]:
     """What an open task waits on: kind, token, run, attempt, agent, ask."""
     needs = [state.tasks[need].status for need in task.spec.dependencies]
-    branches = [it for it in state.tasks.values() if it.spec.parent_id == name and it.status not in CLOSED]
+    branches = [it for it in state.tasks.values() if it.depth and it.spec.parent_id == name and it.status not in CLOSED]
     if run := task.run:
         return "lease" if run.agent else "slot", run.token, run.id, task.attempt, run.agent, None
     if task.status == "retrying":
