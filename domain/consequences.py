@@ -76,16 +76,10 @@ class Consequences:
         self._offer(task, next_run(task), task.attempt + 1, self._bases(task))
 
     def _queues(self, task: TaskState) -> bool:
-        spec = task.spec
-        if not spec.resources and spec.agent_role not in self.state.limited_roles:
-            return False
-        self.events.append(
-            TaskQueued(
-                task=spec.id, run=next_run(task), role=spec.agent_role, resources=spec.resources,
-                priority=spec.priority,
-            )
-        )  # fmt: skip
-        return True
+        spec, run = task.spec, next_run(task)
+        if queues := bool(spec.resources) or spec.agent_role in self.state.limited_roles:
+            self.events.append(TaskQueued(spec.id, run, spec.agent_role, spec.resources, spec.priority))
+        return queues
 
     def _offer(
         self, task: TaskState, run: str, attempt: int, start: tuple[str, ...], debug: Debug | None = None
