@@ -75,6 +75,8 @@ def waits(state: Workflow, name: str, task: TaskState) -> tuple[Any, ...]:
     branches = [it for it in state.tasks.values() if it.spec.parent_id == name and it.status not in CLOSED]
     if run := task.run:
         return "lease" if run.agent else "slot", run.token, run.id, task.attempt, run.agent, None
+    if task.status == "queued":
+        return "slot", None, None, None, None, None
     if task.status == "retrying":
         return "timer", None, None, task.attempt + 1, None, None
     if task.ask:
