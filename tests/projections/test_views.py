@@ -50,7 +50,7 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
     assert (board.tasks, board.branches) == (len(planned), len(state.tasks) - len(planned))
     assert board.completed == sum(task.status == "completed" for task in planned)
     assert board.failed == state.failed
-    assert (board.ended_at is None) == (state.status == "running")
+    assert (board.ended_at is None) == (state.status in ("queued", "running"))
     for name, task in state.tasks.items():
         row = tasks[name]
         assert (row.status, row.attempt, row.ask, row.depth) == (task.status, task.attempt, task.ask, task.depth)
