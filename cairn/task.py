@@ -1,4 +1,4 @@
-"""What an agent is given, and what it gives back."""
+"""What an agent is given, and what it gives back. It is long because all of it is one vocabulary, the one users import."""
 
 import re
 from pathlib import Path

@@ -113,16 +113,10 @@ class Consequences:
         self.events.append(TaskHeld(task=task.spec.id, role=task.spec.agent_role, at=self.now))
 
     def _queues(self, task: TaskState) -> bool:
-        spec = task.spec
-        if not spec.resources and spec.agent_role not in self.state.limited_roles:
-            return False
-        self.events.append(
-            TaskQueued(
-                task=spec.id, run=next_run(task), role=spec.agent_role, resources=spec.resources,
-                priority=spec.priority,
-            )
-        )  # fmt: skip
-        return True
+        spec, run = task.spec, next_run(task)
+        if queues := bool(spec.resources) or spec.agent_role in self.state.limited_roles:
+            self.events.append(TaskQueued(spec.id, run, spec.agent_role, spec.resources, spec.priority))
+        return queues
 
     def _gather(self, task: TaskState) -> None:
         """What a group waited for is its result; that the parts fit together its tests have to show."""

@@ -77,7 +77,10 @@ def after_refusal(task: TaskState, line: Sequence[TaskState]) -> Choice:
         return Ask()
     if route.do == "branch" and route.role and task.result and (under := _parent(task.spec, line)):
         return Branch(route.role, under)
-    if route.do in ("retry", "route") and task.result and task.attempt < task.spec.max_attempts:
+    worked_on = task.result and not (
+        task.spec.group and not task.begun
+    )  # what is but its parts is no work to try again
+    if route.do in ("retry", "route") and worked_on and task.attempt < task.spec.max_attempts:
         wait = (route.retry or task.spec.retry).initial_seconds
         return Reroute(route.role, wait) if route.role else Retry(wait)
     return Fail()

@@ -2,7 +2,7 @@
 
 All consequences inside the workflow are decided at once: the report that completes a task also yields the dispatch of
 the tasks it freed. `decide` never changes the state, so what this very decision has settled is kept beside it, in
-`domain.consequences`.
+`domain.consequences`. It is long because every command that is asked of a workflow has its rule here.
 """
 
 from itertools import chain

@@ -46,7 +46,7 @@ def test_a_workflow_that_takes_too_long_is_ended_with_all_its_tasks() -> None:
     story = given(begun(Task("a"), Task("b", dependencies=("a",))), started("a/1", 1))
     story.when(over(99)).then()
     story.when(over(100)).then(
-        TaskCancelled(task="a", by="clock", reason="it took longer than 100 s"), An(TaskCancelled, "b"),
+        An(TaskCancelled, "a", by="clock", reason="it took longer than 100 s"), An(TaskCancelled, "b"),
         WorkflowTimedOut(workflow="w", reason="it took longer than 100 s"),
     )  # fmt: skip
     assert story.state.status == "timed_out"

@@ -39,13 +39,13 @@ def test_a_queued_workflow_dispatches_nothing_before_it_is_admitted() -> None:
     story = given().when(limited(Task("a"), Task("b", dependencies=("a",)), queued=True, roles=()))
     story.then(An(WorkflowStarted, queued=True))
     assert story.state.status == "queued"
-    story.when(Admit(now=NOW)).then(WorkflowAdmitted(workflow="w"), An(TaskDispatched, "a", run="a/1"))
+    story.when(Admit(now=NOW)).then(WorkflowAdmitted(workflow="w", at=NOW), An(TaskDispatched, "a", run="a/1"))
     story.when(Admit(now=NOW)).then()
 
 
 def test_a_queued_workflow_can_be_cancelled_and_is_then_not_admitted() -> None:
     story = given(limited(Task("a"), queued=True)).when(Cancel(now=NOW, by="pat"))
-    story.then(TaskCancelled(task="a"), An(WorkflowCancelled, by="pat"))
+    story.then(An(TaskCancelled, "a"), An(WorkflowCancelled, by="pat"))
     story.when(Admit(now=NOW)).then()
     story.when(Cancel(now=NOW, by="pat")).then()
 
@@ -94,7 +94,7 @@ def test_a_fix_of_a_task_with_resources_waits_for_the_same() -> None:
 
 
 def test_a_task_that_waits_for_a_slot_can_be_cancelled_and_is_then_not_dispatched() -> None:
-    story = given(start(LOCKED)).when(Cancel(now=NOW, by="pat")).then(TaskCancelled(task="a"), An(WorkflowCancelled))
+    story = given(start(LOCKED)).when(Cancel(now=NOW, by="pat")).then(An(TaskCancelled, "a"), An(WorkflowCancelled))
     story.when(grant("a/1")).then()
 
 

@@ -50,7 +50,7 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
     assert (board.tasks, board.branches) == (len(planned), len(state.tasks) - len(planned))
     assert board.completed == sum(task.status == "completed" for task in planned)
     assert board.failed == state.failed
-    assert (board.ended_at is None) == (state.status == "running")
+    assert (board.ended_at is None) == (state.status in ("queued", "running"))
     assert board.paused == state.paused
     for name, task in state.tasks.items():
         row = tasks[name]
@@ -78,6 +78,8 @@ def waits(state: Workflow, name: str, task: TaskState) -> tuple[Any, ...]:
     branches = [it for it in state.tasks.values() if it.depth and it.spec.parent_id == name and it.status not in CLOSED]
     if run := task.run:
         return "lease" if run.agent else "slot", run.token, run.id, task.attempt, run.agent, None
+    if task.status == "queued":
+        return "slot", None, None, None, None, None
     if task.status == "retrying":
         return "timer", None, None, task.attempt + 1, None, None
     if task.ask:
