@@ -218,7 +218,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task.held, task.begun, task.expires = False, True, event.expires
             state.tokens = token
         case TaskQueued(task=name):
-            state.tasks[name].status = "queued"
+            task = state.tasks[name]
+            task.status, task.held = "queued", False
         case TaskStarted(task=name, agent=agent, lease_until=lease_until):
             task = state.tasks[name]
             if task.run:
