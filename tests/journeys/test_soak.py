@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import pytest
 
-from cairn.calls import ends
+from cairn.calls import Conflict, ends
 from ops.bench.usage import memory_mb
 
 from .stage import Json, System, is_a, system
@@ -108,9 +109,11 @@ class Soak:
                 continue
             self.asked += 1
             approved = self.random.random() < 0.7
-            self.stage.client.answer(ask["workflow"], ask["ask"], approved=approved, shown=ask["shown"])
+            with suppress(Conflict):  # its workflow has ended meanwhile
+                self.stage.client.answer(ask["workflow"], ask["ask"], approved=approved, shown=ask["shown"])
         if self._open and self.random.random() < 0.02:
-            self.stage.client.cancel(self.random.choice(sorted(self._open)), "enough")
+            with suppress(Conflict):
+                self.stage.client.cancel(self.random.choice(sorted(self._open)), "enough")
 
     def _stuck(self) -> str:
         details: list[Any] = [self.stage.client.workflow(name) for name in sorted(self._open)]
