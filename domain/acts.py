@@ -35,7 +35,6 @@ from domain.events import (
     TaskCancelled,
     TaskEdited,
     TaskPrioritised,
-    TaskQueued,
     WorkflowCancelled,
     WorkflowEvent,
     WorkflowPaused,
@@ -43,7 +42,7 @@ from domain.events import (
     WorkflowTimedOut,
 )
 from domain.plan import Task
-from domain.state import CLOSED, PASSED, TaskState, Workflow, evolve, next_run
+from domain.state import CLOSED, PASSED, TaskState, Workflow, evolve
 from domain.validate import InvalidPlan, Problem, problems
 
 TASK_BYTES = 262_144
@@ -182,18 +181,14 @@ def _prioritise(state: Workflow, command: Prioritise) -> list[WorkflowEvent]:
     _open(task, command)
     if abs(command.priority) > MOST_PRIORITY:
         raise Refused(f"a priority is from -{MOST_PRIORITY} to {MOST_PRIORITY}, not {command.priority}")
-    events: list[WorkflowEvent] = [
+    then = Consequences(state, command.now)
+    then.events.append(
         TaskPrioritised(task=command.task, priority=command.priority, by=command.by, reason=command.reason)
-    ]
+    )
     if task.status == "queued":  # its turn changes
-        spec = task.spec
-        events.append(
-            TaskQueued(
-                task=spec.id, run=next_run(task), role=spec.agent_role, resources=spec.resources,
-                priority=command.priority,
-            )
-        )  # fmt: skip
-    return events
+        spec = msgspec.structs.replace(task.spec, priority=command.priority)
+        then.queues(msgspec.structs.replace(task, spec=spec))
+    return then.events
 
 
 def _edit(state: Workflow, command: EditTask) -> list[WorkflowEvent]:

@@ -33,7 +33,7 @@ from domain.events import (
     UsageCorrected,
     WorkflowEvent,
 )
-from domain.plan import Budget, Plan
+from domain.plan import Budget, Plan, Task
 from domain.usage import Usage
 
 SMALLEST = 1e-6
@@ -222,20 +222,13 @@ def book(books: Books, event: WorkflowEvent) -> None:
             for scope, one in books.of(task).items():
                 books.accounts[scope] = replace(one, used=one.used + counted - was)
         case TaskBranched(task=task, branch=branch):
-            above = tuple(scope for scope in books.scopes.get(task, ()) if scope.startswith("task/"))
-            _join(books, branch.id, branch.agent_role, above)
-        case TaskRerouted(task=task, role=role):
-            above = tuple(scope for scope in books.scopes.get(task, ()) if scope.startswith("task/"))
-            _leave(books, task)
-            _join(books, task, role, above)
+            _join(books, branch.id, branch.agent_role, _above(books, task))
+        case TaskRerouted(task=task, role=role) | TaskEdited(task=task, spec=Task(agent_role=role)):
+            _move(books, task, role)
         case TaskAdded(task=task, spec=spec):
             if spec.budget != UNLIMITED:
                 books.accounts[f"task/{task}"] = Account(spec.budget, spec.budget)
             _join(books, task, spec.agent_role, (f"task/{task}",))
-        case TaskEdited(task=task, spec=spec):
-            above = tuple(scope for scope in books.scopes.get(task, ()) if scope.startswith("task/"))
-            _leave(books, task)
-            _join(books, task, spec.agent_role, above)
         case BudgetRaised(scope=scope, amount=amount) if scope in books.accounts:
             account = books.accounts[scope]
             books.accounts[scope] = replace(account, limit=_sum(account.limit, amount))
@@ -252,6 +245,16 @@ def _join(books: Books, task: str, role: str, above: tuple[str, ...]) -> None:
     books.scopes[task] = tuple(scope for scope in wanted if scope in books.accounts)
     for scope, one in books.of(task).items():
         books.accounts[scope] = replace(one, tasks=one.tasks + 1)
+
+
+def _above(books: Books, task: str) -> tuple[str, ...]:
+    """The scopes of tasks that it is in: its own, and those of the tasks that it mends."""
+    return tuple(scope for scope in books.scopes.get(task, ()) if scope.startswith("task/"))
+
+
+def _move(books: Books, task: str, role: str) -> None:
+    _leave(books, task)
+    _join(books, task, role, _above(books, task))
 
 
 def _leave(books: Books, task: str) -> None:

@@ -2,6 +2,18 @@
 
 import msgspec
 
+from domain.events import (
+    AskAnswered,
+    AskOpened,
+    AskVoided,
+    Event,
+    WorkflowAdmitted,
+    WorkflowPaused,
+    WorkflowRestored,
+    WorkflowResumed,
+    WorkflowStarted,
+)
+
 
 class Clock(msgspec.Struct):
     """`spent` seconds were counted until it stood still the last time, `since` is when it began to count again.
@@ -32,3 +44,17 @@ class Clock(msgspec.Struct):
     def begin(self, at: float) -> None:
         """The whole time from now on."""
         self.spent, self.since = 0.0, None if self.halts else at
+
+
+def tick(clock: Clock, event: Event) -> bool:
+    """What an event does to its workflow's clock; whether it did anything."""
+    match event:
+        case WorkflowStarted(queued=False, at=at) | WorkflowAdmitted(at=at) | WorkflowRestored(at=at):
+            clock.begin(at)
+        case AskOpened(at=at) | WorkflowPaused(at=at):
+            clock.halt(at)
+        case AskAnswered(at=at) | AskVoided(at=at) | WorkflowResumed(at=at):
+            clock.go(at)
+        case _:
+            return False
+    return True

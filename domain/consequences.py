@@ -99,7 +99,7 @@ class Consequences:
             self._hold(task)
         elif task.spec.group and not task.begun:
             self._gather(task)
-        elif not self._queues(task):
+        elif not self.queues(task):
             self.grant(task)
 
     def grant(self, task: TaskState) -> None:
@@ -112,7 +112,8 @@ class Consequences:
     def _hold(self, task: TaskState) -> None:
         self.events.append(TaskHeld(task=task.spec.id, role=task.spec.agent_role, at=self.now))
 
-    def _queues(self, task: TaskState) -> bool:
+    def queues(self, task: TaskState) -> bool:
+        """Whether the next attempt has to wait for its slot; if so it claims it, under the priority the task has now."""
         spec, run = task.spec, next_run(task)
         if queues := bool(spec.resources) or spec.agent_role in self.state.limited_roles:
             self.events.append(TaskQueued(spec.id, run, spec.agent_role, spec.resources, spec.priority))
@@ -300,7 +301,7 @@ class Consequences:
         opened = TaskState(spec, depth=depth)
         if self.state.paused:
             self._hold(opened)
-        elif not self._queues(opened):
+        elif not self.queues(opened):
             start = (debug.commit,) if debug.commit else self._bases(task)
             self._offer(opened, next_run(opened), 1, start, debug)
 
@@ -320,13 +321,9 @@ class Consequences:
 
     def _close(self, task: TaskState) -> None:
         """Whatever ended it, what was still to mend it is ended with it."""
-        self._open -= 1
-        self._closed.add(task.spec.id)
-        for branch in branches.below(self.state, task) if task.branches else ():
-            if branch.spec.id not in self._closed:
-                self._open -= 1
-                self._closed.add(branch.spec.id)
-                self.events.append(TaskCancelled(task=branch.spec.id, usage=self.so_far(branch.run)))
+        self._count_closed(task)
+        for branch in self._mending(task):
+            self._cancel_branch(branch)
 
     def so_far(self, run: Run | None) -> Usage | None:
         """Of a run that is ended from outside; one that nobody has begun took no time."""
@@ -367,12 +364,23 @@ class Consequences:
 
     def _settle(self, task: TaskState, by: str, reason: str) -> None:
         """Nobody mends it any more, and nobody is asked about it."""
-        for branch in branches.below(self.state, task) if task.branches else ():
+        for branch in self._mending(task):
             self._void(branch, f"{task.spec.id} is over")
-            self.events.append(TaskCancelled(task=branch.spec.id, by=by, reason=reason, usage=self.so_far(branch.run)))
-            self._open -= 1
-            self._closed.add(branch.spec.id)
+            self._cancel_branch(branch, by, reason)
         self._void(task, reason or f"by {by}")
+
+    def _mending(self, task: TaskState) -> list[TaskState]:
+        """The branches that are still to mend it, those that this decision has closed not among them."""
+        below = branches.below(self.state, task) if task.branches else ()
+        return [branch for branch in below if branch.spec.id not in self._closed]
+
+    def _cancel_branch(self, branch: TaskState, by: str = "", reason: str = "") -> None:
+        self._count_closed(branch)
+        self.events.append(TaskCancelled(task=branch.spec.id, by=by, reason=reason, usage=self.so_far(branch.run)))
+
+    def _count_closed(self, task: TaskState) -> None:
+        self._open -= 1
+        self._closed.add(task.spec.id)
 
     def _void(self, task: TaskState, why: str) -> None:
         if task.ask:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from domain.budget import UNLIMITED, Books, book, opened
-from domain.clock import Clock
+from domain.clock import Clock, tick
 from domain.events import (
     AskAnswered,
     AskOpened,
@@ -309,12 +309,9 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task = state.tasks[name]
             task.status, task.ask = "waiting", ask
             _stand_still(task, at)
-            state.clock.halt(at)
-        case AskVoided(ask=ask, task=name, at=at):
+        case AskVoided(task=name):
             state.tasks[name].ask = None
-            state.clock.go(at)
-        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because, at=at):
-            state.clock.go(at)
+        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because):
             state.asks[ask].answered_by = by
             task = state.tasks[name]
             task.ask = None
@@ -328,25 +325,19 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             state.open, state.signs, state.books = len(plan.tasks), plan.failure_signs, opened(plan)
             state.limited_roles, state.roles = event.limited_roles, plan.roles
             state.clock = Clock(plan.timeout_seconds)
-            if not event.queued:
-                state.clock.begin(event.at)
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
                 state.tasks[spec.id] = TaskState(spec, missing=len(needs))
                 for need in needs:
                     state.dependents.setdefault(need, []).append(spec.id)
-        case WorkflowRestored(tokens=tokens, repository=repository, at=at):
+        case WorkflowRestored(tokens=tokens, repository=repository):
             state.tokens, state.repository = tokens, repository
-            state.clock.begin(at)
-        case WorkflowAdmitted(at=at):
+        case WorkflowAdmitted():
             state.status = "running"
-            state.clock.begin(at)
-        case WorkflowPaused(at=at):
+        case WorkflowPaused():
             state.paused = True
-            state.clock.halt(at)
-        case WorkflowResumed(at=at):
+        case WorkflowResumed():
             state.paused = False
-            state.clock.go(at)
         case WorkflowCompleted():
             state.status = "completed"
         case WorkflowFailed():
@@ -360,6 +351,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
                 held.short = why
         case ReportRefused() | CallReserved() | CallSettled() | BudgetRaised():
             pass
+    tick(state.clock, event)
     return state
 
 

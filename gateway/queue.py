@@ -10,7 +10,6 @@ from msgspec import Meta, Struct
 from domain.claims import TENANT, PauseDispatch, ResumeDispatch
 from domain.queue import Queue
 from gateway import requests
-from gateway.problems import Unacceptable
 from handlers.slots import Slots
 from ledger.recorded import Recorded
 
@@ -65,7 +64,7 @@ class _Commands:
     async def _do(self, request: web.Request, command: PauseDispatch | ResumeDispatch) -> web.Response:
         recorded = await self._slots.dispatch(requests.command_id(request), command.by, command)
         if recorded and not _is_of(recorded[0], command):
-            raise Unacceptable(422, "idempotency_key_reused", "this Idempotency-Key was used for another command")
+            raise requests.key_reused()
         return _json({"position": recorded[-1].position if recorded else None, **shown(await self._slots.queue())})
 
     async def show(self, request: web.Request) -> web.Response:

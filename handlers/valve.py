@@ -114,9 +114,7 @@ class Valve:
         if queue.holds_back(consumer.role):
             return True
         ramp = _ramp_of(queue, consumer.role)
-        return (
-            False if ramp is None or (_mark(consumer)[0] == f"{_name(*ramp)}" and _mark(consumer)[1] == DONE) else None
-        )
+        return False if ramp is None or _mark(consumer) == (_name(*ramp), DONE) else None
 
     async def _ramp(self, stream: str, queue: Queue, consumers: list[_Consumer]) -> None:
         """Each ramp, a role's or the tenant's, lets its consumers deliver what it has room for."""

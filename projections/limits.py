@@ -8,11 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from domain.clock import Clock
+from domain.clock import Clock, tick
 from domain.events import (
-    AskAnswered,
     AskOpened,
-    AskVoided,
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
@@ -21,13 +19,9 @@ from domain.events import (
     TaskFailed,
     TaskHeld,
     TaskSkipped,
-    WorkflowAdmitted,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
-    WorkflowPaused,
-    WorkflowRestored,
-    WorkflowResumed,
     WorkflowStarted,
     WorkflowTimedOut,
 )
@@ -87,28 +81,19 @@ class Limits:
 
     def _fold(self, clocks: dict[str, Clock], workflow: str, recorded: Recorded) -> list[tuple[str, str]]:
         """The limits that an event changed."""
-        event, clock, moved = recorded.event, clocks.get(workflow), False
+        event = recorded.event
         match event:
-            case WorkflowStarted(plan=plan, at=at) if plan.timeout_seconds is not None:
-                clock = clocks[workflow] = Clock(plan.timeout_seconds)
-                if not event.queued:
-                    clock.begin(at)
+            case WorkflowStarted(plan=plan) if plan.timeout_seconds is not None:
+                clocks[workflow] = Clock(plan.timeout_seconds)
+                tick(clocks[workflow], event)
                 return [(workflow, "")]
             case WorkflowCompleted() | WorkflowFailed() | WorkflowCancelled() | WorkflowTimedOut():
                 return [(workflow, "")] if clocks.pop(workflow, None) else []
             case TaskDispatched(task=task, expires=float(expires)):
                 self._tasks[workflow, task] = expires
                 return [(workflow, task)]
-            case WorkflowRestored(at=at) | WorkflowAdmitted(at=at) if clock:
-                clock.begin(at)
-                moved = True
-            case AskOpened(at=at) | WorkflowPaused(at=at) if clock:
-                clock.halt(at)
-                moved = True
-            case AskAnswered(at=at) | AskVoided(at=at) | WorkflowResumed(at=at) if clock:
-                clock.go(at)
-                moved = True
-        changed = [(workflow, "")] if moved else []
+        clock = clocks.get(workflow)
+        changed = [(workflow, "")] if clock and tick(clock, event) else []
         if isinstance(event, STANDING_STILL) and self._tasks.pop((workflow, event.task), None) is not None:
             changed.append((workflow, event.task))
         return changed
