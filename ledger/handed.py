@@ -1,6 +1,7 @@
 """What this process has just committed, for its relay: it need not be read again. What is too much waits in Postgres."""
 
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 
 from ledger.recorded import Recorded
 
@@ -28,10 +29,14 @@ class Handed:
         if len(self._events) > HANDED_EVENTS or self._bytes > HANDED_BYTES:
             self._drop(len(self._events))
 
-    def after(self, position: int, limit: int) -> list[Recorded]:
-        """What comes after a position, if it is here; what comes before is let go."""
+    def after(self, position: int, limit: int, size: int) -> list[Recorded]:
+        """What comes after a position, if it is here: at most `limit` events, as many as `size` bytes of state hold and
+        at least one. What comes before is let go."""
         self.forget(position)
-        return self._events[:limit] if self.first == position + 1 else []
+        if self.first != position + 1:
+            return []
+        sizes = accumulate(len(recorded.state) for recorded in self._events[:limit])
+        return self._events[: max(1, sum(1 for _ in takewhile(size.__ge__, sizes)))]
 
     def forget(self, position: int) -> None:
         """Lets go what lies up to and with a position."""

@@ -152,7 +152,7 @@ class Relay:
             # Another process has committed the few that are missing and is about to publish them.
             await asyncio.sleep(GAP_SECONDS)
             await self._settle()
-        return self._handed.after(self.last, BATCH_EVENTS) or await self._read(self.last, BATCH_EVENTS)
+        return self._handed.after(self.last, BATCH_EVENTS, BATCH_BYTES) or await self._read(self.last, BATCH_EVENTS)
 
     async def _publish(self, events: list[Recorded]) -> bool:
         """Whether they are in the stream now, for certain."""
