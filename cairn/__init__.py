@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from cairn.calls import CairnError, Conflict, Invalid, NotFound, Submitted, Unauthorized, Unreachable
     from cairn.client import Client
     from cairn.sync import SyncClient
-    from cairn.task import Failed, Result, Task
+    from cairn.task import Answered, Asked, Failed, Result, Task
 
 __all__ = [
     "Agent",
+    "Answered",
+    "Asked",
     "CairnError",
     "Client",
     "Conflict",
@@ -33,7 +35,7 @@ _HOMES = {
     "Agent": "agent",
     "Client": "client",
     "SyncClient": "sync",
-    **dict.fromkeys(("Task", "Result", "Failed"), "task"),
+    **dict.fromkeys(("Task", "Result", "Failed", "Asked", "Answered"), "task"),
     **dict.fromkeys(
         ("CairnError", "Conflict", "Invalid", "NotFound", "Submitted", "Unauthorized", "Unreachable"), "calls"
     ),

@@ -1,5 +1,6 @@
 """What an agent is given, and what it gives back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,19 @@ class Debug(msgspec.Struct):
     commit: str | None = None
 
 
+class Answered(msgspec.Struct, omit_defaults=True):
+    """What a person said when the task asked: the `choice` ("": nobody did in time) and what else they want done.
+
+    `by` is empty where a default was taken.
+    """
+
+    ask: str
+    question: str
+    choice: str = ""
+    instructions: str = ""
+    by: str = ""
+
+
 class Task(msgspec.Struct):
     """One run of a task, offered under a lease.
 
@@ -89,7 +103,9 @@ class Task(msgspec.Struct):
     task that mends a `merge_conflict` finds both versions there, between git's conflict marks.
     `diff` is what was done so far of what `debug` is about, as a patch of 64 KiB at most, read from Git.
     `previous` is what ended the attempt before this one. `worker` did what a run of purpose `verify` is to judge.
-    `position` is the place of the dispatch in the ledger, `traceparent` the trace it belongs to (W3C Trace Context).
+    `answers` is what people said to this task until now, the last at the end: to its questions, and what they wanted
+    done differently when they had it tried again. `position` is the place of the dispatch in the ledger, `traceparent`
+    the trace it belongs to (W3C Trace Context).
     """
 
     workflow: str
@@ -112,14 +128,49 @@ class Task(msgspec.Struct):
     debug: Debug | None = None
     previous: Failure | None = None
     worker: str = ""
+    answers: tuple[Answered, ...] = ()
     position: int = 0
     traceparent: str | None = None
     path: Path | None = None
     diff: str = ""
 
+    async def ask(
+        self,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        due_seconds: float | None = None,
+        default: str | None = None,
+    ) -> Answered:
+        """What a person answers to this question; one of `options`, any words if there are none.
+
+        The first time it ends the run, and what the run has not committed elsewhere is gone: ask before the work. The
+        next run begins when there is an answer, and in it the same call returns. `default` is taken when nobody
+        answers within `due_seconds` (None: a week). A task may ask ten questions.
+        """
+        for said in reversed(self.answers):
+            if said.question == question:
+                return said
+        raise Asked(question, options, due_seconds=due_seconds, default=default)
+
     def to_json(self) -> bytes:
         """The form that `--exec` agents read on standard input and in CAIRN_TASK."""
         return msgspec.json.encode(self, enc_hook=str)
+
+
+class Asked(BaseException):
+    """Ends the run because a person has to answer first. No Exception: handlers that catch those are to let it pass."""
+
+    def __init__(
+        self,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        due_seconds: float | None = None,
+        default: str | None = None,
+    ) -> None:
+        super().__init__(question)
+        self.question, self.options, self.due_seconds, self.default = question, tuple(options), due_seconds, default
 
 
 class Failed(Exception):

@@ -3,7 +3,7 @@
 import msgspec
 
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Plan
+from domain.plan import Edit, Plan
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,15 @@ class ReportVerified(Report, frozen=True, kw_only=True):
     receipts: tuple[Receipt, ...]
 
 
+class ReportAsked(Report, frozen=True, kw_only=True):
+    """The agent asks a person and ends its run. `due_seconds` and `default` as `AskOpened` has them."""
+
+    question: str
+    options: tuple[str, ...] = ()
+    due_seconds: float | None = None
+    default: str | None = None
+
+
 class Redispatch(Command, frozen=True, kw_only=True):
     """Nobody has started the run in time: offer it again."""
 
@@ -72,13 +81,25 @@ class Retry(Command, frozen=True, kw_only=True):
 
 
 class Answer(Command, frozen=True, kw_only=True):
-    """A person decides on exactly what was shown: `shown` is the sha256 that the ask carried."""
+    """A person decides on exactly what was shown: `shown` is the sha256 that the ask carried.
+
+    `role` goes with the choice `reassign`, `edit` with `edit`; `instructions` are handed to the next agent.
+    """
 
     ask: str
     shown: str
-    approved: bool
+    choice: str
     by: str
     because: str = ""
+    instructions: str = ""
+    role: str | None = None
+    edit: Edit | None = None
+
+
+class ExpireAsk(Command, frozen=True, kw_only=True):
+    """Nobody has answered in time: the default is taken."""
+
+    ask: str
 
 
 class Cancel(Command, frozen=True, kw_only=True):
@@ -100,11 +121,13 @@ WorkflowCommand = (
     | ReportCompleted
     | ReportFailed
     | ReportVerified
+    | ReportAsked
     | Redispatch
     | ExpireLease
     | ExpireRun
     | Retry
     | Answer
+    | ExpireAsk
     | Cancel
     | Restore
 )

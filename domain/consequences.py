@@ -4,20 +4,19 @@ The state it reads is the one before the decision; what the decision itself sett
 closed, a lease token given out) is kept here until the events are folded.
 """
 
-import hashlib
 from collections.abc import Iterable
-from typing import Any, assert_never
+from typing import assert_never
 
 import msgspec
 
-from domain import branches, policy
+from domain import asks, branches, policy
+from domain.commands import ReportAsked
 from domain.events import (
-    AskKind,
-    AskOpened,
     AttemptFailed,
     Debug,
     Purpose,
     RetryScheduled,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -39,6 +38,8 @@ OFFER_SECONDS = 600.0
 VERIFIER_ROLE = "tester"
 CHECKOUT_SECONDS = 60.0
 """What a tester may take besides its tests: each of them has a limit of its own, and one that reaches it is evidence."""
+TASK_BYTES = 262_144
+"""A task of a plan, so that its dispatch fits into one message on any bus."""
 INPUT_BYTES = 262_144
 """The results of its dependencies that a dispatch carries whole; beyond it `data` stays in the ledger."""
 
@@ -57,12 +58,16 @@ class Consequences:
     def ready(self, tasks: Iterable[TaskState]) -> None:
         """All that can begin at once, the most urgent first."""
         for task in sorted(tasks, key=lambda task: -task.spec.priority):
-            if "before_dispatch" in task.spec.approval:
-                self._ask(task, "before_dispatch", {"dependencies": self._inputs(task)})
-            else:
-                self.dispatch(task)
+            self.dispatch(task)
 
     def dispatch(self, task: TaskState) -> None:
+        """Offers a new run, if a person has agreed to exactly this where the plan wants that."""
+        if "before_dispatch" in task.spec.approval:
+            about = {"task": task.spec, "bases": self._bases(task), "dependencies": self._inputs(task)}
+            draft = asks.approval("before_dispatch", about, self.state.approvals)
+            if draft.shown != task.approved:
+                self._ask(task, draft)
+                return
         attempt = task.attempt + 1
         self._offer(task, f"{task.spec.id}/{attempt}", attempt, self._bases(task))
 
@@ -79,6 +84,7 @@ class Consequences:
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
                 dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
                 previous=task.failure if attempt > 1 else None,
+                answers=task.answers,
             )
         )  # fmt: skip
 
@@ -111,13 +117,14 @@ class Consequences:
     ) -> None:
         """The evidence is there; a person may have to agree before it counts."""
         if "before_completion" in task.spec.approval:
-            self._ask(task, "before_completion", {"result": result, "receipts": receipts})
+            about = {"task": task.spec, "bases": self._bases(task), "result": result, "receipts": receipts}
+            self._ask(task, asks.approval("before_completion", about, self.state.approvals))
         else:
             self.complete(task, result, work, agent)
 
-    def complete(self, task: TaskState, result: Result, work: str, agent: str) -> None:
+    def complete(self, task: TaskState, result: Result, work: str, agent: str, waived_by: str = "") -> None:
         spec = task.spec
-        self.events.append(TaskCompleted(task=spec.id, run=work, agent=agent, result=result))
+        self.events.append(TaskCompleted(task=spec.id, run=work, agent=agent, result=result, waived_by=waived_by))
         self._close(task)
         self._results[spec.id] = (result, (result.commit,) if result.commit else self._bases(task))
         if task.depth:
@@ -181,8 +188,14 @@ class Consequences:
         self.events.append(RetryScheduled(task=task.spec.id, attempt=task.attempt + 1, due=due))
 
     def exhausted(self, task: TaskState, failure: Failure) -> None:
-        """Nothing that the plan allows is left."""
-        self.fail(task, failure)
+        """Nothing that the plan allows is left: a person decides, or the plan's default where nobody is asked."""
+        plan = self.state.escalation
+        if plan.due_seconds:
+            self._ask(task, asks.escalation(task, failure, self._bases(task), plan))
+        elif task.result and asks.taken(task, plan) == "accept":
+            self.complete(task, task.result, task.work, task.agent, waived_by="the plan")
+        else:
+            self.fail(task, failure)
 
     def _branch(self, task: TaskState, role: str, under: TaskState, failure: Failure) -> None:
         spec, depth = branches.branch(task, role, under, failure), under.depth + 1
@@ -238,13 +251,19 @@ class Consequences:
         else:
             self.events.append(WorkflowCompleted(workflow=self.state.id))
 
-    def _ask(self, task: TaskState, kind: AskKind, about: dict[str, Any]) -> None:
-        spec = task.spec
-        content = msgspec.to_builtins({"task": spec.id, "title": spec.title, "description": spec.description, **about})
-        encoded = msgspec.json.encode(content, order="sorted")
-        shown = hashlib.sha256(encoded).hexdigest()
+    def question(self, task: TaskState, run: Run, asked: ReportAsked) -> None:
+        """An agent asks a person, which ends its run."""
+        before = sum(ask.task == task.spec.id and ask.kind == "question" for ask in self.state.asks.values())
+        if before < asks.QUESTIONS:
+            self.events.append(TaskAsked(task=task.spec.id, run=run.id, agent=asked.agent))
+            self._ask(task, asks.question(task, asked))
+        else:
+            failure = Failure("agent_error", f"asked again after {before} questions, which is all a task may ask")
+            self.attempt_failed(task, run, failure, asked.agent)
+
+    def _ask(self, task: TaskState, draft: asks.Draft) -> None:
         self._asks += 1
-        self.events.append(AskOpened(ask=f"ask-{self._asks}", task=spec.id, kind=kind, shown=shown, content=content))
+        self.events.append(draft.opened(f"ask-{self._asks}", task.spec.id, self.now))
 
     def _inputs(self, task: TaskState) -> dict[str, Result]:
         """What its dependencies found out, whole as long as it is small."""

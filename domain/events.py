@@ -2,6 +2,8 @@
 
 Times are seconds since the epoch, UTC; they were decided with the event and are never read from a clock again.
 A *run* is one lease of a task: `indicators/1` is the first attempt's work, `indicators/1/verify` the run of its tests.
+
+It is long because it is whole: all that a stream of ours can hold.
 """
 
 from typing import Any, Literal
@@ -9,10 +11,10 @@ from typing import Any, Literal
 import msgspec
 
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Plan, Task, Test
+from domain.plan import Edit, Plan, Task, Test
 
 Purpose = Literal["work", "verify"]
-AskKind = Literal["before_dispatch", "before_completion"]
+AskKind = Literal["before_dispatch", "before_completion", "question", "escalation", "budget"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
@@ -33,6 +35,16 @@ class Debug(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     output: str = ""
     bases: tuple[str, ...] = ()
     commit: str | None = None
+
+
+class Answered(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the agents of a task are told of an ask of theirs: what a person chose; "" when nobody did in time."""
+
+    ask: str
+    question: str
+    choice: str = ""
+    instructions: str = ""
+    by: str = ""
 
 
 class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
@@ -72,6 +84,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     debug: Debug | None = None
     previous: Failure | None = None
     worker: str = ""
+    answers: tuple[Answered, ...] = ()
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -93,6 +106,14 @@ class TaskReported(Event, frozen=True, tag="task.reported"):
     result: Result
 
 
+class TaskAsked(Event, frozen=True, tag="task.asked"):
+    """The agent cannot go on without a person: its run is over and no failure. What it asks stands in the next event."""
+
+    task: str
+    run: str
+    agent: str
+
+
 class TaskVerified(Event, frozen=True, tag="task.verified"):
     """The acceptance tests were run on `commit` of the reported result."""
 
@@ -104,10 +125,13 @@ class TaskVerified(Event, frozen=True, tag="task.verified"):
 
 
 class TaskCompleted(Event, frozen=True, tag="task.completed"):
+    """`waived_by` accepted the work as it is, although the evidence is against it or there is none."""
+
     task: str
     run: str
     agent: str
     result: Result
+    waived_by: str = ""
 
 
 class AttemptFailed(Event, frozen=True, tag="task.attempt_failed"):
@@ -163,22 +187,66 @@ class TaskCancelled(Event, frozen=True, tag="task.cancelled"):
     task: str
 
 
+class TaskEdited(Event, frozen=True, tag="task.edited"):
+    """From now on the task is `spec`."""
+
+    task: str
+    spec: Task
+    by: str
+    reason: str = ""
+
+
 class AskOpened(Event, frozen=True, tag="ask.opened"):
-    """A person is asked. `shown` is the sha256 of `content`, the very thing that an answer approves."""
+    """A person is asked at `at`. `shown` is the sha256 of `content`, the very thing that an answer is given to.
+
+    One of `options` can be chosen, anything if there are none; at `due` it is `default` (None: there is no answer).
+    `who` may answer, anyone if it is empty.
+    """
 
     ask: str
     task: str
     kind: AskKind
     shown: str
     content: dict[str, Any]
+    question: str = ""
+    options: tuple[str, ...] = ()
+    default: str | None = None
+    who: tuple[str, ...] = ()
+    at: float = 0.0
+    due: float | None = None
 
 
 class AskAnswered(Event, frozen=True, tag="ask.answered"):
+    """`instructions` are for the agents. `role` is to do the task from now on, or what `edit` says is to be done: the
+    next event has the task as it is then."""
+
     ask: str
     task: str
-    approved: bool
+    choice: str
     by: str
     because: str = ""
+    instructions: str = ""
+    role: str | None = None
+    edit: Edit | None = None
+    at: float = 0.0
+
+
+class AskExpired(Event, frozen=True, tag="ask.expired"):
+    """Nobody answered in time; `choice` is the default that was taken, None where there was none."""
+
+    ask: str
+    task: str
+    choice: str | None = None
+    at: float = 0.0
+
+
+class AskVoided(Event, frozen=True, tag="ask.voided"):
+    """What was shown is no longer so: nobody can answer it any more. If it still has to be asked, a new ask follows."""
+
+    ask: str
+    task: str
+    why: str
+    at: float = 0.0
 
 
 class ReportRefused(Event, frozen=True, tag="report.refused"):
@@ -232,6 +300,7 @@ WorkflowEvent = (
     | TaskDispatched
     | TaskStarted
     | TaskReported
+    | TaskAsked
     | TaskVerified
     | TaskCompleted
     | AttemptFailed
@@ -241,8 +310,11 @@ WorkflowEvent = (
     | TaskFailed
     | TaskSkipped
     | TaskCancelled
+    | TaskEdited
     | AskOpened
     | AskAnswered
+    | AskExpired
+    | AskVoided
     | ReportRefused
     | WorkflowCompleted
     | WorkflowFailed

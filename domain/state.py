@@ -2,6 +2,8 @@
 
 The fold owns its state and changes it in place, so that one event costs the same in a workflow of ten tasks and of
 ten thousand. Whoever needs an older state folds it again; `decide` never changes it.
+
+It is long because it is whole: one fold knows every event of a workflow.
 """
 
 from collections.abc import Iterable
@@ -10,16 +12,22 @@ from typing import Literal
 import msgspec
 
 from domain.events import (
+    Answered,
     AskAnswered,
+    AskExpired,
+    AskKind,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     Purpose,
     ReportRefused,
     RetryScheduled,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
     TaskDispatched,
+    TaskEdited,
     TaskFailed,
     TaskReported,
     TaskRerouted,
@@ -34,7 +42,7 @@ from domain.events import (
     WorkflowStarted,
 )
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import FailureSign, Task
+from domain.plan import Approvals, Escalation, FailureSign, Task
 
 TaskStatus = Literal[
     "pending", "dispatched", "running", "verifying", "retrying", "branched", "waiting",
@@ -49,6 +57,10 @@ NOT_ITS_FAULT = frozenset({"agent_lost", "sandbox"})
 TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 """Failures that are the tester's own when it brings no receipts: they say nothing of the work."""
 
+ANSWERS_KEPT = 20
+"""The last answers to what a task has asked; each of its dispatches carries them."""
+LATE = "nobody answered in time"
+
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "pending": frozenset({"dispatched", "waiting", "skipped", "cancelled"}),
     "dispatched": frozenset({"dispatched", "running", "cancelled"}),
@@ -58,7 +70,7 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "verifying": frozenset(
         {"verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled"}
     ),
-    "retrying": frozenset({"dispatched", "cancelled"}),
+    "retrying": frozenset({"dispatched", "waiting", "cancelled"}),
     "branched": frozenset({"verifying", "branched", "retrying", "waiting", "completed", "failed", "cancelled"}),
     "waiting": frozenset({"dispatched", "retrying", "branched", "completed", "failed", "cancelled"}),
     "completed": frozenset(),
@@ -106,12 +118,23 @@ class TaskState(msgspec.Struct):
     failure: Failure | None = None
     receipts: tuple[Receipt, ...] = ()
     ask: str | None = None
+    approved: str = ""  # the sha256 of what a person agreed to have dispatched
+    answers: tuple[Answered, ...] = ()
+
+
+AskState = Literal["open", "answered", "expired", "voided"]
 
 
 class Ask(msgspec.Struct):
     task: str
-    kind: str
+    kind: AskKind
     shown: str
+    state: AskState = "open"
+    question: str = ""
+    options: tuple[str, ...] = ()
+    default: str | None = None
+    who: tuple[str, ...] = ()
+    due: float | None = None
     answered_by: str | None = None
 
 
@@ -125,6 +148,9 @@ class Workflow(msgspec.Struct):
     tasks: dict[str, TaskState] = msgspec.field(default_factory=dict)
     dependents: dict[str, list[str]] = msgspec.field(default_factory=dict)
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
+    roles: tuple[str, ...] = ()  # of the plan, besides the built-in ones
+    approvals: Approvals = Approvals()
+    escalation: Escalation = Escalation()
     open: int = 0
     failed: int = 0  # tasks of the plan that failed; a branch that failed is its parent's matter
     tokens: int = 0
@@ -158,6 +184,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case TaskReported(task=name, run=run, agent=agent, result=result):
             task = state.tasks[name]
             task.result, task.work, task.agent, task.run, task.red = result, run, agent, None, ()
+        case TaskAsked(task=name):
+            state.tasks[name].run = None
         case TaskVerified(task=name, passed=passed, receipts=receipts):
             task = state.tasks[name]
             task.receipts, task.run = receipts, None
@@ -196,19 +224,34 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             _close(state, state.tasks[name], "skipped")
         case TaskCancelled(task=name):
             _close(state, state.tasks[name], "cancelled")
-        case AskOpened(ask=ask, task=name, kind=kind, shown=shown):
-            state.asks[ask] = Ask(name, kind, shown)
+        case TaskEdited(task=name, spec=spec):
+            state.tasks[name].spec = spec
+        case AskOpened(ask=ask, task=name):
+            state.asks[ask] = Ask(
+                name,
+                event.kind,
+                event.shown,
+                "open",
+                event.question,
+                event.options,
+                event.default,
+                event.who,
+                event.due,
+            )
             task = state.tasks[name]
             task.status, task.ask = "waiting", ask
-        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because):
-            state.asks[ask].answered_by = by
-            task = state.tasks[name]
-            task.ask = None
-            if not approved:
-                task.failure = refusal(by, because)
+        case AskAnswered(ask=ask, task=name, by=by):
+            settle(state.tasks[name], state.asks[ask], event)
+            state.asks[ask].state, state.asks[ask].answered_by = "answered", by
+        case AskExpired(ask=ask, task=name):
+            settle(state.tasks[name], state.asks[ask], event)
+            state.asks[ask].state = "expired"
+        case AskVoided(ask=ask, task=name):
+            state.asks[ask].state, state.tasks[name].ask = "voided", None
         case WorkflowStarted(workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease):
             state.id, state.status = name, "running"
             state.repository, state.base, state.lease_seconds = repository, base, lease
+            state.roles, state.approvals, state.escalation = plan.roles, plan.approvals, plan.escalation
             state.open, state.signs = len(plan.tasks), plan.failure_signs
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
@@ -232,6 +275,22 @@ def is_lost(failure: Failure, run: Run | None) -> bool:
     """Whether what surrounds a task failed, and not its work. `run` is the one without evidence, if there is one."""
     of_the_tester = run is not None and run.purpose == "verify" and failure.type in TESTERS_OWN
     return of_the_tester or failure.type in NOT_ITS_FAULT
+
+
+def settle(task: TaskState, ask: Ask, event: AskAnswered | AskExpired) -> None:
+    """What an answer, or a default that is taken, changes of its task; what then happens stands in later events."""
+    said = event if isinstance(event, AskAnswered) else AskAnswered(event.ask, event.task, event.choice or "", "", LATE)
+    task.ask = None
+    if ask.kind == "question" or said.instructions:
+        told = Answered(said.ask, ask.question, said.choice, said.instructions, said.by)
+        task.answers = (*task.answers, told)[-ANSWERS_KEPT:]
+    match ask.kind, said.choice:
+        case "before_dispatch", "approve":
+            task.approved = ask.shown
+        case (("before_dispatch" | "before_completion"), "reject"):
+            task.failure = refusal(said.by, said.because)
+        case "escalation", ("retry" | "edit" | "reassign"):
+            task.failures = task.lost = 0
 
 
 def refusal(by: str, because: str) -> Failure:
@@ -260,5 +319,7 @@ def bases(state: Workflow, task: TaskState) -> tuple[str, ...]:
 
 
 def _close(state: Workflow, task: TaskState, status: TaskStatus) -> None:
+    if task.ask:
+        state.asks[task.ask].state = "voided"
     task.status, task.run, task.ask = status, None, None
     state.open -= 1

@@ -10,13 +10,16 @@ from typing import assert_never
 
 import msgspec
 
+from domain import answers
 from domain.commands import (
     Answer,
     Cancel,
+    ExpireAsk,
     ExpireLease,
     ExpireRun,
     Redispatch,
     Report,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportStarted,
@@ -26,10 +29,10 @@ from domain.commands import (
     StartWorkflow,
     WorkflowCommand,
 )
-from domain.consequences import Consequences, seconds_allowed
+from domain.consequences import TASK_BYTES, Consequences, seconds_allowed
 from domain.errors import Conflict, NotFound, Refused
 from domain.events import (
-    AskAnswered,
+    AskVoided,
     ReportRefused,
     TaskCancelled,
     TaskReported,
@@ -44,12 +47,10 @@ from domain.failures import classify
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
 from domain.shape import misfit
-from domain.state import CLOSED, Run, TaskState, Workflow, evolve, refusal
+from domain.state import CLOSED, Run, TaskState, Workflow, evolve
 
 MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
 """What a second run of the same tests can turn out to be nothing but chance."""
-TASK_BYTES = 262_144
-"""A task of a plan, so that its dispatch fits into one message on any bus."""
 
 
 def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
@@ -63,7 +64,7 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
     if state.status == "unknown":
         raise NotFound("there is no such workflow")
     match command:
-        case ReportStarted() | ReportCompleted() | ReportFailed() | ReportVerified():
+        case ReportStarted() | ReportCompleted() | ReportFailed() | ReportVerified() | ReportAsked():
             return _report(state, command)
         case (
             Redispatch(task=name, token=token) | ExpireLease(task=name, token=token) | ExpireRun(task=name, token=token)
@@ -77,7 +78,9 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
             then.dispatch(task)
             return then.events
         case Answer():
-            return _answer(state, command)
+            return answers.answer(state, command)
+        case ExpireAsk():
+            return answers.expire(state, command)
         case Cancel():
             return _cancel(state, command)
         case Restore():
@@ -110,7 +113,7 @@ def _holder(state: Workflow, name: str, token: int) -> tuple[TaskState, Run] | N
 
 
 def _report(
-    state: Workflow, command: ReportStarted | ReportCompleted | ReportFailed | ReportVerified
+    state: Workflow, command: ReportStarted | ReportCompleted | ReportFailed | ReportVerified | ReportAsked
 ) -> list[WorkflowEvent]:
     held = _holder(state, command.task, command.token)
     if held is None or held[1].id != command.run:
@@ -120,7 +123,7 @@ def _report(
         return [_refusal(state, command, f"{run.agent} holds the lease")]
     if run.purpose == "verify" and command.agent == task.agent:
         return [_refusal(state, command, f"{task.agent} did the work and does not judge it")]
-    if isinstance(command, (ReportCompleted, ReportVerified)) and (run.purpose == "verify") != isinstance(
+    if isinstance(command, (ReportCompleted, ReportVerified, ReportAsked)) and (run.purpose == "verify") != isinstance(
         command, ReportVerified
     ):
         return [_refusal(state, command, f"run {run.id} is there to {run.purpose}")]
@@ -145,6 +148,8 @@ def _report(
             then.accept(task, result, run.id, command.agent)
         case ReportFailed(failure=failure):
             then.attempt_failed(task, run, failure, command.agent)
+        case ReportAsked():
+            then.question(task, run, command)
         case ReportVerified():
             _verified(then, task, run, command)
     return then.events
@@ -231,41 +236,19 @@ def _expire(
     return then.events
 
 
-def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
-    ask = state.asks.get(command.ask)
-    if ask is None:
-        raise NotFound(f"workflow {state.id} has no ask {command.ask}")
-    if ask.answered_by is not None:
-        raise Conflict(f"ask {command.ask} was answered by {ask.answered_by}")
-    if ask.shown != command.shown:
-        raise Conflict(f"ask {command.ask} shows something else by now ({ask.shown[:12]}): look again, then decide")
-    task = state.tasks[ask.task]
-    if task.ask != command.ask:
-        raise Conflict(f"ask {command.ask} is closed: task {ask.task} is {task.status}")
-    then = Consequences(state, command.now)
-    then.events.append(
-        AskAnswered(ask=command.ask, task=ask.task, approved=command.approved, by=command.by, because=command.because)
-    )
-    if not command.approved:
-        then.refused(task, refusal(command.by, command.because))
-    elif ask.kind == "before_dispatch":
-        then.dispatch(task)
-    else:
-        assert task.result is not None
-        then.complete(task, task.result, task.work, task.agent)
-    return then.events
-
-
 def _cancel(state: Workflow, command: Cancel) -> list[WorkflowEvent]:
     if state.status == "cancelled":
         return []
     if state.status != "running":
         raise Refused(f"workflow {state.id} is {state.status}: nothing is left to cancel")
-    open_tasks = [task for task in state.tasks.values() if task.status not in CLOSED]
-    return [
-        *(TaskCancelled(task=task.spec.id) for task in open_tasks),
-        WorkflowCancelled(workflow=state.id, by=command.by, reason=command.reason),
-    ]
+    events: list[WorkflowEvent] = []
+    for name, task in state.tasks.items():
+        if task.status not in CLOSED:
+            if task.ask:
+                why = f"{command.by} cancelled the workflow"
+                events.append(AskVoided(ask=task.ask, task=name, why=why, at=command.now))
+            events.append(TaskCancelled(task=name))
+    return [*events, WorkflowCancelled(workflow=state.id, by=command.by, reason=command.reason)]
 
 
 def _restore(state: Workflow, command: Restore) -> list[WorkflowEvent]:

@@ -10,12 +10,14 @@ from uuid import UUID
 
 import msgspec
 
-from domain.commands import ReportCompleted, ReportFailed, ReportStarted, ReportVerified
+from domain.commands import ReportAsked, ReportCompleted, ReportFailed, ReportStarted, ReportVerified
 from domain.failures import FAILURE_TYPES
 from domain.outcome import RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
+from domain.plan import LONGEST_SECONDS
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MESSAGE_CHARACTERS, DETAIL_CHARACTERS = 2_000, 8_000
+OPTIONS, OPTION_CHARACTERS = 20, 200
 NESTED_LEVELS = 100
 """Parsers give up somewhere near a thousand, each elsewhere: what is recorded has to be readable by all."""
 OTHERS_TO_SAY = ("refused", "budget")
@@ -43,6 +45,32 @@ class Told(msgspec.Struct):
         return self.detail[-DETAIL_CHARACTERS:]
 
 
+class Question(msgspec.Struct):
+    """A question to a person. `options` are what can be chosen, none: any words; `default` is taken when nobody answers
+    within `due_seconds`."""
+
+    question: str
+    options: tuple[str, ...] = ()
+    due_seconds: float | None = None
+    default: str | None = None
+
+    def unacceptable(self) -> str:
+        """Why it cannot be asked; empty if it can."""
+        if not self.question.strip() or len(self.question) > MESSAGE_CHARACTERS:
+            return f"a question has 1 to {MESSAGE_CHARACTERS} characters, this one has {len(self.question)}"
+        if len(self.options) > OPTIONS or len(set(self.options)) < len(self.options):
+            return f"a question has at most {OPTIONS} options, each once"
+        if any(
+            not option.strip() or len(option) > OPTION_CHARACTERS for option in (*self.options, self.default or "-")
+        ):
+            return f"an option has 1 to {OPTION_CHARACTERS} characters"
+        if self.options and self.default is not None and self.default not in self.options:
+            return f"the default {self.default!r} is none of the options: {', '.join(self.options)}"
+        if self.due_seconds is not None and not 0 < self.due_seconds <= LONGEST_SECONDS:
+            return f"a question waits up to {LONGEST_SECONDS} seconds, not {self.due_seconds:g}"
+        return ""
+
+
 class Sender(msgspec.Struct):
     """As much of a report as it takes to answer it."""
 
@@ -57,7 +85,7 @@ class Report(msgspec.Struct):
     """
 
     id: UUID
-    kind: Literal["started", "completed", "failed", "verified"]
+    kind: Literal["started", "completed", "failed", "verified", "asked"]
     workflow: str
     task: str
     run: str
@@ -67,6 +95,7 @@ class Report(msgspec.Struct):
     result: Result | None = None
     failure: Told | None = None
     receipts: tuple[Receipt, ...] = ()
+    ask: Question | None = None
     traceparent: str | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +103,8 @@ class Report(msgspec.Struct):
             raise ValueError("a completed report needs a result")
         if self.kind == "failed" and self.failure is None:
             raise ValueError("a failed report needs a failure")
+        if self.kind == "asked" and self.ask is None:
+            raise ValueError("an asked report needs what it asks: `ask`")
 
 
 class Verdict(msgspec.Struct):
@@ -83,7 +114,9 @@ class Verdict(msgspec.Struct):
     position: int = 0
 
 
-def command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
+def command(
+    report: Report, now: float
+) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified | ReportAsked:
     held: dict[str, Any] = {
         "now": now,
         "task": report.task,
@@ -102,6 +135,11 @@ def command(report: Report, now: float) -> ReportStarted | ReportCompleted | Rep
         case "failed":
             assert report.failure is not None
             return ReportFailed(**held, failure=report.failure.failure())
+        case "asked":
+            assert report.ask is not None
+            if why := report.ask.unacceptable():
+                return ReportFailed(**held, failure=Failure("invalid_result", why))
+            return ReportAsked(**held, **msgspec.structs.asdict(report.ask))
         case "verified":
             if (size := len(msgspec.json.encode(report.receipts))) > RECEIPTS_BYTES:
                 why = f"the receipts have {size} bytes, the limit is {RECEIPTS_BYTES}: cut what the tests have printed"

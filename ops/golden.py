@@ -4,6 +4,8 @@
 cannot do without. `history.jsonl` is a small ledger with envelopes and digests, `states.json` what its streams fold to.
 What an earlier release wrote the same way is not written again. Tests read all of it with today's code: an event that
 changes its shape fails them until it has a new file, and one that can no longer be read fails them for good.
+
+It is long because the story that holds every event is told here, beside what writes it down.
 """
 
 import argparse
@@ -18,10 +20,21 @@ from uuid import UUID
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct, inspect
 
-from domain.commands import Answer, Cancel, ReportCompleted, ReportFailed, ReportVerified, Restore, Retry, StartWorkflow
+from domain.commands import (
+    Answer,
+    Cancel,
+    ExpireAsk,
+    ReportAsked,
+    ReportCompleted,
+    ReportFailed,
+    ReportVerified,
+    Restore,
+    Retry,
+    StartWorkflow,
+)
 from domain.events import Event, LedgerRestored
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Plan, Route, Task, Test
+from domain.plan import AcceptanceCriteria, Edit, Plan, Route, Task, Test
 from domain.state import Workflow, evolve
 from domain.workflow import decide
 from ledger.append import Append, NewEvent, rows
@@ -62,7 +75,7 @@ def sample(struct: type[S], *, full: bool) -> S:
 
 
 def history() -> list[Line]:
-    """A workflow that completes after detours, ones that fail, are cancelled, restored: every event there is."""
+    """A workflow that completes after detours, ones that ask, fail, are cancelled, restored: every event there is."""
     told = _Story()
     tests = AcceptanceCriteria((Test("make test", 20.0),))
     told.start(
@@ -86,7 +99,22 @@ def history() -> list[Line]:
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
     told.start("fails", Task("a", max_attempts=1), Task("b", dependencies=("a",)))
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
-    told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
+    told.do(ExpireAsk(now=told.now + 86_400, ask="ask-1"), "clock/ask")
+    told.start("asked", Task("a", max_attempts=1, approval=("before_dispatch",)))
+    told.answer("ask-1")
+    told.ask("a", "Which port?", ("80", "8080"))
+    told.answer("ask-2", choice="80", instructions="and log it")
+    told.report("a", failure=Failure("agent_error", "it broke"))
+    told.answer("ask-3", choice="edit", edit=Edit("say hello", {"n": 1}, tests.tests))
+    told.answer("ask-4")
+    told.report("a", result=Result("done", "c1"))
+    told.report("a", receipts=(1,))
+    told.answer("ask-5", choice="reassign", role="writer", because="a writer knows")
+    told.answer("ask-6")
+    told.report("a", result=Result("done", "c2"))
+    told.report("a", receipts=(1,))
+    told.answer("ask-7", choice="accept", because="the test is wrong")
+    told.start("cancelled", Task("a"), Task("b", dependencies=("a",)), Task("c", approval=("before_dispatch",)))
     told.do(Cancel(now=told.now, by="pat", reason="no longer wanted"), "pat")
     told.start("restored", Task("a"), Task("b", dependencies=("a",)))
     told.note("ledger-main", LedgerRestored(position=len(told.lines), previous_epoch=1, epoch=2, taken_at=told.now))
@@ -98,7 +126,7 @@ def outline(state: Workflow) -> dict[str, Any]:
     """What of a state has to stay as it is, whatever the state is made of."""
     return {
         "status": state.status,
-        "asks": {name: ask.answered_by for name, ask in state.asks.items()},
+        "asks": {name: [ask.state, ask.answered_by] for name, ask in state.asks.items()},
         "tasks": {
             name: {"status": task.status, "attempt": task.attempt, "agent": task.agent, "depth": task.depth,
                    "commits": list(task.tips), "failure": task.failure.type if task.failure else None,
@@ -195,9 +223,17 @@ class _Story:
         late = ReportCompleted(now=self.now, task=name, run=f"{name}/1", token=token, agent="bob", result=Result())
         self.do(late, "agent/bob")
 
-    def answer(self, ask: str, because: str = "") -> None:
+    def ask(self, name: str, question: str, options: tuple[str, ...]) -> None:
+        run = self._state.tasks[name].run
+        assert run is not None
+        held: dict[str, Any] = {"now": self.now, "task": name, "run": run.id, "token": run.token, "agent": "ann"}
+        self.do(ReportAsked(**held, question=question, options=options), "agent/ann")
+
+    def answer(self, ask: str, because: str = "", choice: str = "approve", **more: Any) -> None:
         shown = self._state.asks[ask].shown
-        self.do(Answer(now=self.now, ask=ask, shown=shown, approved=True, by="pat", because=because), "pat", TRACE)
+        self.do(
+            Answer(now=self.now, ask=ask, shown=shown, choice=choice, by="pat", because=because, **more), "pat", TRACE
+        )
 
     def do(self, command: Any, actor: str, trace: str | None = None) -> None:
         events = decide(self._state, command)

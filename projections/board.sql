@@ -78,14 +78,25 @@ CREATE TABLE board_asks (
     kind          text NOT NULL,
     shown         text NOT NULL,
     content       json NOT NULL,    -- not jsonb: shown is the hash of this text's values
-    open          boolean NOT NULL,
     opened_at     timestamptz NOT NULL,
-    answered_at   timestamptz,
-    approved      boolean,
+    opened        bigint NOT NULL,  -- position
+    question      text NOT NULL,
+    options       text[] NOT NULL,  -- none: any words
+    "default"     text,             -- what is taken at the deadline
+    who           text[] NOT NULL,  -- may answer; none: anyone
+    due           double precision,
+    state         text NOT NULL CHECK (state IN ({ask_states})),
+    closed_at     timestamptz,
+    choice        text,
     answered_by   text,
     because       text,
+    instructions  text,
+    role          text,
+    edit          jsonb,            -- domain.plan.Edit
     PRIMARY KEY (workflow, ask)
 );
+CREATE UNIQUE INDEX board_asks_opened ON board_asks (opened);
+CREATE INDEX board_asks_open ON board_asks (opened) WHERE state = 'open';
 
 CREATE FUNCTION refuse_board_task() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -133,7 +144,7 @@ SELECT json_agg(json_build_object(
     'task', found,
     'attempts', (SELECT coalesce(json_agg(a), '[]') FROM board_attempts AS a
                  WHERE a.workflow = found.workflow AND a.task = found.task
-                   AND (a.run = found.run OR a.outcome IN ('reported', 'passed', 'failed'))),
+                   AND (a.run = found.run OR a.outcome IN ('reported', 'asked', 'passed', 'failed'))),
     'ask', (SELECT to_json(k) FROM board_asks AS k WHERE k.workflow = found.workflow AND k.ask = found.ask)))::text
 FROM unnest(%(workflows)s::text[], %(tasks)s::text[]) AS wanted (workflow, task)
 JOIN board_tasks AS found USING (workflow, task)
@@ -152,12 +163,12 @@ INSERT INTO board_tasks SELECT * FROM json_populate_recordset(
 
 -- store_tasks: changed rows.
 UPDATE board_tasks AS task SET
-    status = new.status, attempt = new.attempt, agent = new.agent, run = new.run, ask = new.ask,
+    title = new.title, role = new.role, priority = new.priority, status = new.status, attempt = new.attempt, agent = new.agent, run = new.run, ask = new.ask,
     summary = new.summary, commit = new.commit, files = new.files, failure = new.failure, receipts = new.receipts,
     retry_due = new.retry_due, started_at = new.started_at, ended_at = new.ended_at, updated = new.updated,
     steps = new.steps
 FROM json_populate_recordset(
-    json_populate_record(NULL::board_tasks, '{"status": "pending", "attempt": 0, "summary": "", "files": [],
+    json_populate_record(NULL::board_tasks, '{"priority": 0, "status": "pending", "attempt": 0, "summary": "", "files": [],
                                               "receipts": []}'), %(rows)s) AS new
 WHERE task.workflow = new.workflow AND task.task = new.task
 
@@ -170,10 +181,18 @@ ON CONFLICT (workflow, task, run) DO UPDATE SET
 
 -- store_asks: new rows and changed ones.
 INSERT INTO board_asks SELECT * FROM json_populate_recordset(
-    json_populate_record(NULL::board_asks, '{"open": true}'), %(rows)s)
+    json_populate_record(NULL::board_asks, '{"state": "open", "question": "", "options": [], "who": []}'), %(rows)s)
 ON CONFLICT (workflow, ask) DO UPDATE SET
-    open = excluded.open, answered_at = excluded.answered_at, approved = excluded.approved,
-    answered_by = excluded.answered_by, because = excluded.because
+    state = excluded.state, closed_at = excluded.closed_at, choice = excluded.choice,
+    answered_by = excluded.answered_by, because = excluded.because, instructions = excluded.instructions,
+    role = excluded.role, edit = excluded.edit
+
+-- asks: a page in the order they were opened, of one workflow or all, in one state or any.
+SELECT json_agg(page)::text FROM (
+    SELECT * FROM board_asks
+    WHERE opened > %(after)s AND (state = %(state)s OR %(state)s = 'any')
+      AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
+    ORDER BY opened LIMIT %(limit)s) AS page
 
 -- workflows: a page, the newest first.
 SELECT json_agg(page)::text FROM (
@@ -186,6 +205,6 @@ SELECT json_build_object(
               WHERE t.workflow = found.workflow),
     'attempts', (SELECT coalesce(json_agg(a ORDER BY dispatched), '[]') FROM board_attempts AS a
                  WHERE a.workflow = found.workflow),
-    'asks', (SELECT coalesce(json_agg(k ORDER BY opened_at, ask), '[]') FROM board_asks AS k
+    'asks', (SELECT coalesce(json_agg(k ORDER BY opened), '[]') FROM board_asks AS k
              WHERE k.workflow = found.workflow))::text
 FROM board_workflows AS found WHERE workflow = %(workflow)s

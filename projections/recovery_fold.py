@@ -11,9 +11,12 @@ import msgspec
 
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     RetryScheduled,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -111,7 +114,9 @@ class Changes:
                 wait.kind, wait.due = "lease", min(event.lease_until, timeout_at)
                 wait.timeout_at, wait.agent = timeout_at, event.agent
                 self._put(flow, wait)
-            case TaskReported(task=task) | TaskVerified(task=task) | AttemptFailed(task=task):
+            case (
+                TaskReported(task=task) | TaskVerified(task=task) | AttemptFailed(task=task) | TaskAsked(task=task)
+            ):  # fmt: skip
                 self._settle(flow, task, at)
             case RetryScheduled(task=task, attempt=attempt, due=due):
                 flow.of(task)
@@ -120,10 +125,10 @@ class Changes:
                 flow.of(task)
                 self._create(flow, branch)
                 self._put(flow, Wait(workflow, task, "dependency", missing=1, needs=(branch.id,)))
-            case AskOpened(task=task, ask=ask):
+            case AskOpened(task=task, ask=ask, due=due):
                 flow.of(task)
-                self._put(flow, Wait(workflow, task, "ask", getattr(event, "due", None), ask=ask))
-            case AskAnswered(task=task, ask=ask):
+                self._put(flow, Wait(workflow, task, "ask", due, ask=ask))
+            case AskAnswered(task=task, ask=ask) | AskExpired(task=task, ask=ask) | AskVoided(task=task, ask=ask):
                 if flow.of(task).ask == ask:
                     self._settle(flow, task, at)
             case TaskCompleted(task=task):

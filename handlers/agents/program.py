@@ -2,8 +2,9 @@
 
 The task is JSON on standard input (and in CAIRN_TASK while it is small enough for an environment variable); the working
 directory is the run's worktree; the result is what the program changed there. A last line of standard output that is a
-JSON object is taken as `{"summary", "data"}`. An exit code other than 0 fails the attempt, with the end of standard
-error as its reason.
+JSON object is taken as `{"summary", "data"}`; as `{"ask": {"question", "options", "due_seconds", "default"}}` it asks a
+person, and the program runs again with what they said among the task's `answers`. An exit code other than 0 fails the
+attempt, with the end of standard error as its reason.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import IO, Any
 import msgspec
 
 from cairn.agent import Agent
-from cairn.task import Failed, Result, Task
+from cairn.task import Asked, Failed, Result, Task
 
 KEPT_BYTES = 1024 * 1024
 """The end of standard output and of standard error that is kept; a result has to fit into it."""
@@ -75,6 +76,13 @@ async def _run(cmd: str, task: Task, folder: Path, environment: Mapping[str, str
     return _result(out.kept)
 
 
+class _Question(msgspec.Struct, forbid_unknown_fields=True):
+    question: str
+    options: tuple[str, ...] = ()
+    due_seconds: float | None = None
+    default: str | None = None
+
+
 class _Tail(asyncio.Protocol):
     """The end of what a program writes into a pipe."""
 
@@ -124,6 +132,9 @@ def _result(out: bytes) -> Result:
         return Result(summary=last.decode(errors="replace")[:500])
     try:
         told: dict[str, Any] = msgspec.json.decode(last, type=dict[str, Any])
+        if "ask" in told:
+            asked = msgspec.convert(told["ask"], _Question)
+            raise Asked(asked.question, asked.options, due_seconds=asked.due_seconds, default=asked.default)
         return msgspec.convert({key: told[key] for key in ("summary", "data") if key in told}, Result)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Failed(f"the last line of output is no JSON result: {error}", type="invalid_result") from error

@@ -21,6 +21,7 @@ PAIRS = [
     (public.Failure, outcome.Failure),
     (public.Test, plan.Test),
     (public.Debug, events.Debug),
+    (public.Answered, events.Answered),
 ]
 OF_THE_SDK = {"position", "traceparent", "path", "diff"}
 OF_THE_LEDGER = {"due"}

@@ -18,10 +18,12 @@ from spec import NOW, start
 from domain.commands import (
     Answer,
     Cancel,
+    ExpireAsk,
     ExpireLease,
     ExpireRun,
     Redispatch,
     Report,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportStarted,
@@ -34,10 +36,13 @@ from domain.commands import (
 from domain.errors import Refused
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     ReportRefused,
     RetryScheduled,
+    TaskAsked,
     TaskDispatched,
     TaskReported,
     TaskVerified,
@@ -45,9 +50,9 @@ from domain.events import (
 )
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Route, Task, Test
+from domain.plan import AcceptanceCriteria, Approvals, Edit, Escalation, Route, Task, Test
 from domain.plan import Retry as Backoff
-from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, Workflow, evolve, replay, waiting
+from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, Ask, TaskState, Workflow, evolve, replay, waiting
 from domain.workflow import decide
 
 ROOT = Path(__file__).parents[2]
@@ -57,10 +62,15 @@ BAD = [2, 10, 11, *range(13, 23)]
 MOST_STEPS = 3_000
 """Far more than the longest history a plan of five tasks can have: beyond it, it does not end."""
 
+MOST_ANSWERS = 30
+"""People who are asked again and again leave it to the default some day: else it is they who keep it from ending."""
+
 Move = tuple[str, int, int]
 MOVES = st.tuples(
     st.sampled_from(
-        ["start", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry", "answer"] * 4
+        ["start", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry", "answer", "asked"]
+        * 4
+        + ["expire"] * 2
         + ["cancel", "restore"]
     ),
     st.integers(0, 9),  # which of the tasks or asks
@@ -101,7 +111,12 @@ def plans(draw: st.DrawFn) -> StartWorkflow:
         )
         for n, name in enumerate(names)
     ]
-    return start(*draw(st.permutations(tasks)), base=draw(st.sampled_from([None, "c0"])))
+    return start(
+        *draw(st.permutations(tasks)),
+        base=draw(st.sampled_from([None, "c0"])),
+        escalation=Escalation(draw(st.sampled_from([0.0, 60.0])), draw(st.sampled_from(["fail", "accept"]))),
+        approvals=Approvals(default=draw(st.sampled_from(["approve", "reject"]))),
+    )
 
 
 class Witness:
@@ -135,7 +150,9 @@ class Witness:
 
     def _outcome_is_fenced(self, command: WorkflowCommand, events: list[WorkflowEvent]) -> None:
         """Only the last token given out for a task is believed, and each run has one outcome."""
-        ends_a_run = isinstance(command, ReportCompleted | ReportFailed | ReportVerified | ExpireLease | ExpireRun)
+        ends_a_run = isinstance(
+            command, ReportCompleted | ReportFailed | ReportVerified | ReportAsked | ExpireLease | ExpireRun
+        )
         if not ends_a_run or not events or isinstance(events[0], ReportRefused):
             return
         assert command.token == self.tokens[command.task]
@@ -159,7 +176,8 @@ class Witness:
                 assert due >= NOW
             case AskOpened(ask=ask, task=name):
                 self.asks[ask] = name
-            case AskAnswered(ask=ask):
+                self.timers.pop(name, None)
+            case AskAnswered(ask=ask) | AskExpired(ask=ask) | AskVoided(ask=ask):
                 del self.asks[ask]
         if self.state.status != was_whole:
             assert self.state.status in WORKFLOW_TRANSITIONS[was_whole], (
@@ -219,8 +237,9 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
     if kind == "answer":
         asks = [*state.asks.items(), ("ask-99", None)]
         name, ask = asks[which % len(asks)]
-        shown = ask.shown if ask and how != 9 else "f" * 64
-        return Answer(now=NOW, ask=name, shown=shown, approved=how % 3 > 0, by="pat")
+        return answer(state, name, ask, how, shown="f" * 64 if how == 9 else "")
+    if kind == "expire":
+        return ExpireAsk(now=NOW + (how > 4) * 30 * 86_400, ask=f"ask-{which}")
     likely = [task for task in state.tasks.values() if (task.status == "retrying" if kind == "retry" else task.run)]
     tasks = likely or [*state.tasks.values()]
     task = tasks[which % len(tasks)]
@@ -233,6 +252,19 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
     who = {"task": name, "token": token, "run": "t0/9" if how == 7 or not run else run.id}
     honest = "tess" if run and run.purpose == "verify" else "ann"
     return outcome(task, kind, how, **who, agent="mallory" if how == 6 else honest)
+
+
+def answer(state: Workflow, name: str, ask: Ask | None, how: int, shown: str = "") -> Answer:
+    """One of the options, with what it takes; whoever is asked an open question says something."""
+    options = (ask and ask.options) or ("because",)
+    choice = options[how % len(options)]
+    by = {"now": NOW, "ask": name, "shown": shown or (ask.shown if ask else "f" * 64), "by": "pat"}
+    if ask is None or ask.kind != "escalation":
+        return Answer(choice=choice, **by)
+    role = "writer" if state.tasks[ask.task].spec.agent_role == "coder" else "coder"
+    tests = tuple(Test(f"test {i}") for i in range(how % 3))
+    edit = Edit(f"as {name} has it", {"how": how}, tests) if choice == "edit" else None
+    return Answer(choice=choice, instructions=f"{how}", role=role if choice == "reassign" else None, edit=edit, **by)
 
 
 DEADLINES: dict[str, type[Redispatch | ExpireLease | ExpireRun]] = {
@@ -248,6 +280,8 @@ def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
         return ReportCompleted(now=NOW, result=Result("done", commit, data="odd" if how == 5 else None), **who)
     if kind == "failed":
         return ReportFailed(now=NOW, failure=Failure(FAILURE_TYPES[how % len(FAILURE_TYPES)], "it broke"), **who)
+    if kind == "asked":
+        return ReportAsked(now=NOW, question=f"q{how}", options=("this", "that")[: how % 3], **who)
     commit = task.result.commit if task.result and how != 5 else "another"
     codes = [0, 0, 1, None, 127, 0][how % 6]
     tests = task.spec.acceptance_criteria.tests
@@ -258,6 +292,7 @@ def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
 
 def persist(witness: Witness, fate: list[int]) -> None:
     """Somebody always takes the next thing that is open, and always answers: well or badly as `fate` has it."""
+    patience = MOST_ANSWERS
     for step in range(MOST_STEPS):
         if witness.state.status != "running":
             return
@@ -268,10 +303,12 @@ def persist(witness: Witness, fate: list[int]) -> None:
             kind = "verified" if task.run.purpose == "verify" else "completed"
             agent = task.run.agent or ("tess" if task.run.purpose == "verify" else "ann")
             who = {"task": task.spec.id, "run": task.run.id, "token": task.run.token, "agent": agent}
-            command: WorkflowCommand = outcome(task, "failed" if how > 9 else kind, how, **who)
+            bad = "asked" if how > 20 and kind == "completed" else "failed"
+            command: WorkflowCommand = outcome(task, bad if how > 9 else kind, how, **who)
+        elif task.ask and (how == 7 or not patience):
+            command = ExpireAsk(now=witness.state.asks[task.ask].due or NOW, ask=task.ask)
         elif task.ask:
-            shown = witness.state.asks[task.ask].shown
-            command = Answer(now=NOW, ask=task.ask, shown=shown, approved=how % 4 > 0, by="pat")
+            command, patience = answer(witness.state, task.ask, witness.state.asks[task.ask], how - 1), patience - 1
         else:
             command = Retry(now=NOW, task=task.spec.id, attempt=task.attempt + 1)
         assert witness.see(command), f"{command} led to nothing"
@@ -307,7 +344,8 @@ def test_every_history_keeps_the_promises_and_comes_to_an_end(
         again.see(command)
     assert again.events == witness.events
 
-    ends = [(type(it), it.run) for it in stored if isinstance(it, TaskReported | TaskVerified | AttemptFailed)]
+    outcomes = TaskReported | TaskVerified | AttemptFailed | TaskAsked
+    ends = [(type(it), it.run) for it in stored if isinstance(it, outcomes)]
     assert len(ends) == len(set(ends)), "a run ended twice"
 
 

@@ -43,7 +43,8 @@ def plan(name: str, random: Random) -> Json:
                 "priority": random.randint(-5, 5),
             }
         )  # fmt: skip
-    return {"id": name, "tasks": tasks}
+    asking = {"due_seconds": random.choice([0, 1.0, 86_400]), "default": random.choice(["fail", "accept"])}
+    return {"id": name, "tasks": tasks, "escalation": asking}
 
 
 class Soak:
@@ -107,8 +108,9 @@ class Soak:
                 self._asks.append(ask)  # tomorrow
                 continue
             self.asked += 1
-            approved = self.random.random() < 0.7
-            self.stage.client.answer(ask["workflow"], ask["ask"], approved=approved, shown=ask["shown"])
+            choices = [choice for choice in ask["options"] if choice not in ("edit", "reassign")]
+            choice = self.random.choice([*choices, choices[0]])
+            self.stage.client.answer(ask["workflow"], ask["ask"], choice=choice, shown=ask["shown"])
         if self._open and self.random.random() < 0.02:
             self.stage.client.cancel(self.random.choice(sorted(self._open)), "enough")
 

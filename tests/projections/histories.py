@@ -5,9 +5,11 @@ from random import Random
 from domain.commands import (
     Answer,
     Cancel,
+    ExpireAsk,
     ExpireLease,
     ExpireRun,
     Redispatch,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportStarted,
@@ -20,7 +22,7 @@ from domain.commands import (
 from domain.events import WorkflowEvent
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Plan, Task, Test
+from domain.plan import AcceptanceCriteria, Edit, Escalation, Plan, Task, Test
 from domain.state import TaskState, Workflow, replay
 from domain.workflow import decide
 
@@ -65,7 +67,8 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
         )
         for n, task in enumerate(names)
     ]
-    plan = Plan(id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks))
+    ending = Escalation(due_seconds=random.choice([0.0, 60.0]), default=random.choice(["fail", "accept"]))
+    plan = Plan(id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), escalation=ending)
     return StartWorkflow(now=now, workflow=name, plan=plan, base="c0", repository="/r", lease_seconds=20.0)
 
 
@@ -81,8 +84,16 @@ def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | N
     task = random.choice(tasks or list(state.tasks.values()))
     if task.ask:
         ask = state.asks[task.ask]
-        yes = random.random() < 0.7
-        return Answer(now=now, ask=task.ask, shown=ask.shown, approved=yes, by="pat", because=random.choice(NASTY))
+        if random.random() < 0.15:
+            return ExpireAsk(now=ask.due or now, ask=task.ask)
+        choice = random.choice(ask.options or ("because",))
+        more = {
+            "reassign": {"role": "writer" if task.spec.agent_role == "coder" else "coder"},
+            "edit": {"edit": Edit(description=f"at {now}")},
+        }
+        told = more.get(choice, {}) if ask.kind == "escalation" else {}
+        words = {"because": random.choice(NASTY), "instructions": random.choice(NASTY)}
+        return Answer(now=now, ask=task.ask, shown=ask.shown, choice=choice, by="pat", **words, **told)
     if task.status == "retrying":
         return Retry(now=now, task=task.spec.id, attempt=task.attempt + 1)
     return _about_run(random, task, now) if task.run else None
@@ -106,6 +117,8 @@ def _about_run(random: Random, task: TaskState, now: float) -> WorkflowCommand:
     if chance < 0.55:
         failure = Failure(random.choice(FAILURE_TYPES), random.choice(NASTY), random.choice(NASTY))
         return ReportFailed(failure=failure, **who)
+    if run.purpose == "work" and chance < 0.65:
+        return ReportAsked(question=random.choice(NASTY[1:]), options=random.choice([(), ("this", "that")]), **who)
     if run.purpose == "work":
         commit = random.choice([None, f"c{run.token}"])
         result = Result(random.choice(NASTY), commit, (random.choice(NASTY),), {"k": random.choice(NASTY)})
