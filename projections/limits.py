@@ -11,6 +11,7 @@ import msgspec
 from domain.clock import Clock
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
     AskVoided,
     TaskCancelled,
@@ -105,7 +106,7 @@ class Limits:
             case AskOpened(at=at) | WorkflowPaused(at=at) if clock:
                 clock.halt(at)
                 moved = True
-            case AskAnswered(at=at) | AskVoided(at=at) | WorkflowResumed(at=at) if clock:
+            case AskAnswered(at=at) | AskExpired(at=at) | AskVoided(at=at) | WorkflowResumed(at=at) if clock:
                 clock.go(at)
                 moved = True
         changed = [(workflow, "")] if moved else []
