@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from cairn.calls import CairnError, Conflict, Invalid, NotFound, Submitted, Unauthorized, Unreachable
     from cairn.client import Client
     from cairn.sync import SyncClient
-    from cairn.task import BudgetExceeded, Failed, Result, Task, Usage
+    from cairn.task import Answered, Asked, BudgetExceeded, Failed, Result, Task, Usage
 
 __all__ = [
     "Agent",
+    "Answered",
+    "Asked",
     "BudgetExceeded",
     "CairnError",
     "Client",
@@ -35,7 +37,7 @@ _HOMES = {
     "Agent": "agent",
     "Client": "client",
     "SyncClient": "sync",
-    **dict.fromkeys(("Task", "Result", "Failed", "BudgetExceeded", "Usage"), "task"),
+    **dict.fromkeys(("Task", "Result", "Failed", "Asked", "Answered", "BudgetExceeded", "Usage"), "task"),
     **dict.fromkeys(
         ("CairnError", "Conflict", "Invalid", "NotFound", "Submitted", "Unauthorized", "Unreachable"), "calls"
     ),

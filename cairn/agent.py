@@ -38,7 +38,7 @@ from cairn.config import Connection, connection
 from cairn.git import GitError, MergeConflict
 from cairn.outbox import Outbox
 from cairn.repository import Repository
-from cairn.task import Failed, Result, Task
+from cairn.task import Asked, Failed, Result, Task
 
 Handler = Callable[[Task], Awaitable[Any]]
 Key = tuple[str, str, int]
@@ -238,6 +238,8 @@ class Agent:
             return _completion(task, result)
         except Failed as failed:
             return _failure(failed.type, str(failed), failed.detail)
+        except Asked as asked:
+            return _question(asked)
         except MergeConflict as conflict:
             return _failure("merge_conflict", str(conflict))
         except GitError as error:
@@ -340,6 +342,14 @@ def _used(task: Task) -> dict[str, Any]:
 def _failure(kind: str, message: str, detail: str = "") -> dict[str, Any]:
     told = {"type": str(kind), "message": _sendable(message[:2000]), "detail": _sendable(str(detail or "")[-8000:])}
     return {"kind": "failed", "failure": told}
+
+
+def _question(asked: Asked) -> dict[str, Any]:
+    told = {
+        "question": _sendable(str(asked.question)), "options": [_sendable(str(one)) for one in asked.options],
+        "due_seconds": asked.due_seconds, "default": None if asked.default is None else _sendable(str(asked.default)),
+    }  # fmt: skip
+    return {"kind": "asked", "ask": told}
 
 
 def _sendable(text: str) -> str:

@@ -121,9 +121,18 @@ def act(id: str, verb: str, reason: str, task: str | None = None, **said: Any) -
     return _command(f"{API}/workflows/{quote(id, safe='')}{about}/{verb}", {"reason": reason, **said})
 
 
-def answer(id: str, ask: str, approved: bool, shown: str, because: str) -> Call:
+def asks(workflow: str | None, state: str, limit: int, after: int, at_least: int | None) -> Call:
+    path = _query(f"{API}/asks", workflow=workflow, state=state, limit=limit, after=after, at_least=at_least)
+    return Call("GET", path)
+
+
+def answer(
+    id: str, ask: str, choice: str, shown: str, because: str, instructions: str, role: str | None, edit: Json | None
+) -> Call:
     path = f"{API}/workflows/{quote(id, safe='')}/asks/{quote(ask, safe='')}/answer"
-    return _command(path, {"approved": approved, "shown": shown, "because": because})
+    said: Json = {"choice": choice, "shown": shown, "because": because, "instructions": instructions}
+    said |= {name: value for name, value in {"role": role, "edit": edit}.items() if value is not None}
+    return _command(path, said)
 
 
 def raise_budget(id: str, scope: str, because: str, amount: Mapping[str, float]) -> Call:

@@ -112,9 +112,40 @@ class Client:
         """Of tasks that are ready, those with a higher priority go first."""
         return await self._ask(calls.act(id, "prioritise", reason, task, priority=priority))
 
-    async def answer(self, id: str, ask: str, *, approved: bool, shown: str, because: str = "") -> Json:
-        """Decides an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict."""
-        return await self._ask(calls.answer(id, ask, approved, shown, because))
+    async def asks(
+        self,
+        *,
+        workflow: str | None = None,
+        state: str = "open",
+        limit: int = 50,
+        after: int = 0,
+        at_least: int | None = None,
+    ) -> list[Json]:
+        """What people are asked, in the order it was opened, at most `limit` (1,000), `after` the `opened` of the last.
+
+        `state` is open, answered, expired, voided or any. A row's `content` is what `shown` is the sha256 of.
+        """
+        found: list[Json] = (await self._ask(calls.asks(workflow, state, limit, after, at_least)))["asks"]
+        return found
+
+    async def answer(
+        self,
+        id: str,
+        ask: str,
+        *,
+        choice: str,
+        shown: str,
+        because: str = "",
+        instructions: str = "",
+        role: str | None = None,
+        edit: Json | None = None,
+    ) -> Json:
+        """Answers an ask on what was shown (its sha256), nothing else: `{"workflow", "position"}`. NotFound, Conflict.
+
+        `choice` is one of its options, or any words if it has none. `instructions` are told to the next agent; `role`
+        goes with the choice reassign, `edit` with edit: `{"description", "inputs", "tests": [{"cmd"}]}`, any of them.
+        """
+        return await self._ask(calls.answer(id, ask, choice, shown, because, instructions, role, edit))
 
     async def raise_budget(self, id: str, scope: str = "workflow", *, because: str = "", **amount: float) -> Json:
         """Adds `tokens`, `usd`, `seconds` or `attempts` to a budget: of `workflow`, `role/<role>` or `task/<id>`. NotFound;

@@ -1,6 +1,7 @@
 """What an agent is given, and what it gives back. It is long because all of it is one vocabulary, the one users import."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 from uuid import uuid4
@@ -130,6 +131,19 @@ class Desk(Protocol):
         ...
 
 
+class Answered(msgspec.Struct, omit_defaults=True):
+    """What a person said when the task asked: the `choice` ("": nobody did in time) and what else they want done.
+
+    `by` is empty where a default was taken.
+    """
+
+    ask: str
+    question: str
+    choice: str = ""
+    instructions: str = ""
+    by: str = ""
+
+
 class Task(msgspec.Struct, dict=True):
     """One run of a task, offered under a lease.
 
@@ -141,7 +155,9 @@ class Task(msgspec.Struct, dict=True):
     `notes` is the task's scratchpad, as the attempts before have left it; `note` writes into it.
     `budget` is what is reserved for this run, None where nothing is limited; `call` asks before it spends. `expires` is
     when the time of all attempts together is over.
-    `position` is the place of the dispatch in the ledger, `traceparent` the trace it belongs to (W3C Trace Context).
+    `answers` is what people said to this task until now, the last at the end: to its questions, and what they wanted
+    done differently when they had it tried again. `position` is the place of the dispatch in the ledger, `traceparent`
+    the trace it belongs to (W3C Trace Context).
     """
 
     workflow: str
@@ -167,10 +183,30 @@ class Task(msgspec.Struct, dict=True):
     notes: dict[str, Any] = {}
     budget: Budget | None = None
     expires: float | None = None
+    answers: tuple[Answered, ...] = ()
     position: int = 0
     traceparent: str | None = None
     path: Path | None = None
     diff: str = ""
+
+    async def ask(
+        self,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        due_seconds: float | None = None,
+        default: str | None = None,
+    ) -> Answered:
+        """What a person answers to this question; one of `options`, any words if there are none.
+
+        The first time it ends the run, and what the run has not committed elsewhere is gone: ask before the work. The
+        next run begins when there is an answer, and in it the same call returns. `default` is taken when nobody
+        answers within `due_seconds` (None: a week). A task may ask ten questions.
+        """
+        for said in reversed(self.answers):
+            if said.question == question:
+                return said
+        raise Asked(question, options, due_seconds=due_seconds, default=default)
 
     def to_json(self) -> bytes:
         """The form that `--exec` agents read on standard input and in CAIRN_TASK."""
@@ -304,6 +340,21 @@ class Call:
     @property
     def _limited(self) -> Desk | None:
         return self._task.__dict__.get("desk") if self._task.budget else None
+
+
+class Asked(BaseException):
+    """Ends the run because a person has to answer first. No Exception: handlers that catch those are to let it pass."""
+
+    def __init__(
+        self,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        due_seconds: float | None = None,
+        default: str | None = None,
+    ) -> None:
+        super().__init__(question)
+        self.question, self.options, self.due_seconds, self.default = question, tuple(options), due_seconds, default
 
 
 class Failed(Exception):

@@ -126,13 +126,13 @@ def expire(state: Workflow, command: ExpireWorkflow | ExpireTask) -> list[Workfl
     assert_never(command)
 
 
-def _cancelled(state: Workflow, command: Act | ExpireWorkflow, by: str, reason: str) -> list[TaskCancelled]:
+def _cancelled(state: Workflow, command: Act | ExpireWorkflow, by: str, reason: str) -> list[WorkflowEvent]:
     then = Consequences(state, command.now)
-    return [
-        TaskCancelled(task=name, by=by, reason=reason, usage=then.so_far(task.run))
-        for name, task in state.tasks.items()
-        if task.status not in CLOSED
-    ]
+    for name, task in state.tasks.items():
+        if task.status not in CLOSED:
+            then.void(task, reason or f"{by} cancelled the workflow")
+            then.events.append(TaskCancelled(task=name, by=by, reason=reason, usage=then.so_far(task.run)))
+    return then.events
 
 
 def _close(
@@ -201,9 +201,19 @@ def _edit(state: Workflow, command: EditTask) -> list[WorkflowEvent]:
     if spec == task.spec:
         return []
     _open(task, command)
-    if task.run or task.status not in ("pending", "retrying"):
+    asked = state.asks[task.ask] if task.ask else None
+    approval = asked is not None and asked.kind == "before_dispatch"
+    if task.run or (task.status not in ("pending", "retrying") and not approval):
         _refuse(state, task, command)
-    return [TaskEdited(task=command.task, spec=spec, by=command.by, reason=command.reason)]
+    then = Consequences(state, command.now)
+    edited = TaskEdited(task=command.task, spec=spec, by=command.by, reason=command.reason)
+    now = msgspec.structs.replace(task, spec=spec, ask=None)
+    if asked is None or then.approval(now).shown == asked.shown:
+        return [edited]
+    then.void(task, command.reason or f"{command.by} edited {command.task}")
+    then.events.append(edited)
+    then.dispatch(now)
+    return then.events
 
 
 def _add(state: Workflow, command: AddTasks) -> list[WorkflowEvent]:

@@ -20,6 +20,7 @@ from domain.events import (
     CallReserved,
     CallSettled,
     TaskAdded,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -234,7 +235,10 @@ def book(books: Books, event: WorkflowEvent) -> None:
             books.accounts[scope] = replace(account, limit=_sum(account.limit, amount))
         case AskOpened(ask=ask, kind="budget", content=content):
             books.raises = {**books.raises, ask: msgspec.convert(content["raise"], dict[str, Budget])}
-    if isinstance(event, TaskReported | TaskCompleted | AttemptFailed | TaskCancelled | TaskExcused) and event.usage:
+    if (
+        isinstance(event, TaskReported | TaskAsked | TaskCompleted | AttemptFailed | TaskCancelled | TaskExcused)
+        and event.usage
+    ):
         _settle(books, event.task, event.usage)
     if isinstance(event, TaskCompleted | TaskFailed | TaskSkipped | TaskCancelled | TaskExcused):
         _leave(books, event.task)

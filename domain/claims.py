@@ -7,6 +7,7 @@ from domain.events import (
     AskOpened,
     AttemptFailed,
     Event,
+    TaskAsked,
     TaskCancelled,
     TaskCompleted,
     TaskExcused,
@@ -26,7 +27,7 @@ WORKFLOWS = "workflows"
 """The need of a workflow: a place among those that run at once."""
 
 ENDS_RUN: tuple[type[Event], ...] = (
-    TaskReported, TaskCompleted, AttemptFailed, TaskFailed, TaskCancelled, TaskSkipped, TaskExcused, TaskHeld, AskOpened,
+    TaskReported, TaskAsked, TaskCompleted, AttemptFailed, TaskFailed, TaskCancelled, TaskSkipped, TaskExcused, TaskHeld, AskOpened,
 )  # fmt: skip
 """After these an attempt's work is over, or will not begin: what it holds is free."""
 ENDS_WORKFLOW: tuple[type[Event], ...] = (

@@ -4,6 +4,7 @@ import msgspec
 
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
     AskVoided,
     Event,
@@ -53,7 +54,7 @@ def tick(clock: Clock, event: Event) -> bool:
             clock.begin(at)
         case AskOpened(at=at) | WorkflowPaused(at=at):
             clock.halt(at)
-        case AskAnswered(at=at) | AskVoided(at=at) | WorkflowResumed(at=at):
+        case AskAnswered(at=at) | AskExpired(at=at) | AskVoided(at=at) | WorkflowResumed(at=at):
             clock.go(at)
         case _:
             return False

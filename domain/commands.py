@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Budget, Plan, Task
+from domain.plan import Budget, Edit, Plan, Task
 from domain.usage import Prices, Spent
 
 
@@ -91,6 +91,15 @@ class ReportVerified(Outcome, frozen=True, kw_only=True):
     receipts: tuple[Receipt, ...]
 
 
+class ReportAsked(Outcome, frozen=True, kw_only=True):
+    """The agent asks a person and ends its run. `due_seconds` and `default` as `AskOpened` has them."""
+
+    question: str
+    options: tuple[str, ...] = ()
+    due_seconds: float | None = None
+    default: str | None = None
+
+
 class Redispatch(Command, frozen=True, kw_only=True):
     """Nobody has started the run in time: offer it again."""
 
@@ -120,13 +129,25 @@ class Retry(Command, frozen=True, kw_only=True):
 
 
 class Answer(Command, frozen=True, kw_only=True):
-    """A person decides on exactly what was shown: `shown` is the sha256 that the ask carried."""
+    """A person decides on exactly what was shown: `shown` is the sha256 that the ask carried.
+
+    `role` goes with the choice `reassign`, `edit` with `edit`; `instructions` are handed to the next agent.
+    """
 
     ask: str
     shown: str
-    approved: bool
+    choice: str
     by: str
     because: str = ""
+    instructions: str = ""
+    role: str | None = None
+    edit: Edit | None = None
+
+
+class ExpireAsk(Command, frozen=True, kw_only=True):
+    """Nobody has answered in time: the default is taken."""
+
+    ask: str
 
 
 class RaiseBudget(Command, frozen=True, kw_only=True):
@@ -223,6 +244,7 @@ WorkflowCommand = (
     | ReportCompleted
     | ReportFailed
     | ReportVerified
+    | ReportAsked
     | ReportNoted
     | ReportReserve
     | ReportSettle
@@ -233,6 +255,7 @@ WorkflowCommand = (
     | Retry
     | Answer
     | RaiseBudget
+    | ExpireAsk
     | Act
     | ExpireWorkflow
     | ExpireTask

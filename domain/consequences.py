@@ -7,23 +7,22 @@ closed, a lease token given out) is kept here until the events are folded.
 It is long because each consequence leads to others: one object has to see all that its decision has settled.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, assert_never
 
 import msgspec
 
-from domain import branches, policy
+from domain import asks, branches, policy
 from domain.budget import Books, book
+from domain.commands import ReportAsked
 from domain.events import (
-    AskKind,
-    AskOpened,
     AskVoided,
     AttemptFailed,
     Debug,
     Purpose,
     RetryScheduled,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -41,7 +40,19 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
-from domain.state import CLOSED, OFFER_SECONDS, Run, TaskState, TaskStatus, Workflow, bases, is_lost, next_run, waiting
+from domain.state import (
+    CLOSED,
+    OFFER_SECONDS,
+    TRANSITIONS,
+    Run,
+    TaskState,
+    TaskStatus,
+    Workflow,
+    bases,
+    is_lost,
+    next_run,
+    waiting,
+)
 from domain.usage import Spent, Usage, usage
 
 VERIFIER_ROLE = "tester"
@@ -86,16 +97,14 @@ class Consequences:
             return
         self._ready = deque(freed)
         while self._ready:
-            task = self._ready.popleft()
-            if "before_dispatch" in task.spec.approval:
-                self._ask(task, "before_dispatch", {"dependencies": self._inputs(task)})
-            else:
-                self.dispatch(task)
+            self.dispatch(self._ready.popleft())
         self._ready = None
 
     def dispatch(self, task: TaskState) -> None:
-        """The next attempt, if need be when it has its slot."""
-        if self.state.paused:
+        """The next attempt, if need be when a person has agreed to exactly this, and when it has its slot."""
+        if "before_dispatch" in task.spec.approval and (draft := self.approval(task)).shown != task.approved:
+            self._ask(task, draft)
+        elif self.state.paused:
             self._hold(task)
         elif task.spec.group and not task.begun:
             self._gather(task)
@@ -108,6 +117,12 @@ class Consequences:
             self._hold(task)
         else:
             self._offer(task, next_run(task), task.attempt + 1, self._bases(task))
+
+    def approval(self, task: TaskState) -> asks.Draft:
+        """What a person agrees to before it is dispatched. How urgent it is may change without asking anew."""
+        spec = msgspec.structs.replace(task.spec, priority=0)
+        about = {"task": spec, "bases": self._bases(task), "dependencies": self._inputs(task)}
+        return asks.approval("before_dispatch", about, self.state.approvals)
 
     def _hold(self, task: TaskState) -> None:
         self.events.append(TaskHeld(task=task.spec.id, role=task.spec.agent_role, at=self.now))
@@ -151,6 +166,7 @@ class Consequences:
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
                 dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
                 previous=task.failure if attempt > 1 else None, notes=self._notes(task), expires=self._expires(task),
+                answers=task.answers,
             )
         )  # fmt: skip
 
@@ -189,13 +205,24 @@ class Consequences:
     ) -> None:
         """The evidence is there; a person may have to agree before it counts. `used` is that of a run that ends so."""
         if "before_completion" in task.spec.approval:
-            self._ask(task, "before_completion", {"result": result, "receipts": receipts})
+            about = {"task": task.spec, "bases": self._bases(task), "result": result, "receipts": receipts}
+            self._ask(task, asks.approval("before_completion", about, self.state.approvals))
         else:
             self.complete(task, result, work, agent, used)
 
-    def complete(self, task: TaskState, result: Result, work: str, agent: str, used: Usage | None = None) -> None:
+    def complete(
+        self,
+        task: TaskState,
+        result: Result,
+        work: str,
+        agent: str,
+        used: Usage | None = None,
+        waived_by: str = "",
+    ) -> None:
         spec = task.spec
-        self.events.append(TaskCompleted(task=spec.id, run=work, agent=agent, result=result, usage=used))
+        self.events.append(
+            TaskCompleted(task=spec.id, run=work, agent=agent, result=result, usage=used, waived_by=waived_by)
+        )
         self._close(task)
         self._results[spec.id] = (result, (result.commit,) if result.commit else self._bases(task))
         if task.depth:
@@ -281,9 +308,14 @@ class Consequences:
         self.events.append(RetryScheduled(task=task.spec.id, attempt=task.attempt + 1, due=due))
 
     def exhausted(self, task: TaskState, failure: Failure) -> None:
-        """Nothing that the plan allows is left."""
+        """Nothing that the plan allows is left: a person decides, or the plan's default where nobody is asked."""
+        plan = self.state.escalation
         if failure.type == "budget" and self.books:
             self.ask_budget(task, failure.message)
+        elif plan.due_seconds:
+            self._ask(task, asks.escalation(task, failure, self._bases(task), plan))
+        elif task.result and asks.taken(task, plan) == "accept":
+            self.complete(task, task.result, task.made, task.agent, waived_by="the plan")
         else:
             self.fail(task, failure)
 
@@ -291,7 +323,8 @@ class Consequences:
         """A person adds to the budget, by exactly what is shown, or the task fails."""
         assert self.books is not None
         name = task.spec.id
-        self._ask(task, "budget", {"why": why, "budget": self.books.of(name), "raise": self.books.proposal(name)})
+        about = {"task": task.spec, "why": why, "budget": self.books.of(name), "raise": self.books.proposal(name)}
+        self._ask(task, asks.budget(why, about, self.state.escalation))
 
     def _branch(self, task: TaskState, role: str, under: TaskState, failure: Failure) -> None:
         spec, depth = branches.branch(task, role, under, failure), under.depth + 1
@@ -322,8 +355,7 @@ class Consequences:
     def _close(self, task: TaskState) -> None:
         """Whatever ended it, what was still to mend it is ended with it."""
         self._count_closed(task)
-        for branch in self._mending(task):
-            self._cancel_branch(branch)
+        self._end_branches(task)
 
     def so_far(self, run: Run | None) -> Usage | None:
         """Of a run that is ended from outside; one that nobody has begun took no time."""
@@ -345,7 +377,11 @@ class Consequences:
                 usage=self.so_far(run),
             )
             self.events.append(lost)
-        self.exhausted(task, failure)
+        plan = self.state.escalation
+        if "completed" in TRANSITIONS[task.status] or asks.taken(task, plan) == "fail":
+            self.exhausted(task, failure)
+        else:  # it is accepted when the clock looks at the ask, if nobody is to be asked
+            self._ask(task, asks.escalation(task, failure, self._bases(task), plan))
 
     def cancel(self, task: TaskState, by: str, reason: str) -> None:
         self._settle(task, by, reason)
@@ -364,25 +400,24 @@ class Consequences:
 
     def _settle(self, task: TaskState, by: str, reason: str) -> None:
         """Nobody mends it any more, and nobody is asked about it."""
-        for branch in self._mending(task):
-            self._void(branch, f"{task.spec.id} is over")
-            self._cancel_branch(branch, by, reason)
-        self._void(task, reason or f"by {by}")
+        self._end_branches(task, by, reason)
+        self.void(task, reason or f"by {by}")
 
-    def _mending(self, task: TaskState) -> list[TaskState]:
-        """The branches that are still to mend it, those that this decision has closed not among them."""
-        below = branches.below(self.state, task) if task.branches else ()
-        return [branch for branch in below if branch.spec.id not in self._closed]
-
-    def _cancel_branch(self, branch: TaskState, by: str = "", reason: str = "") -> None:
-        self._count_closed(branch)
-        self.events.append(TaskCancelled(task=branch.spec.id, by=by, reason=reason, usage=self.so_far(branch.run)))
+    def _end_branches(self, task: TaskState, by: str = "", reason: str = "") -> None:
+        """What is still to mend it is ended with it, and nobody is asked about that any more."""
+        for branch in branches.below(self.state, task) if task.branches else ():
+            if branch.spec.id not in self._closed:  # this decision may have closed it already
+                self._count_closed(branch)
+                self.void(branch, f"{task.spec.id} is over")
+                so_far = self.so_far(branch.run)
+                self.events.append(TaskCancelled(task=branch.spec.id, by=by, reason=reason, usage=so_far))
 
     def _count_closed(self, task: TaskState) -> None:
         self._open -= 1
         self._closed.add(task.spec.id)
 
-    def _void(self, task: TaskState, why: str) -> None:
+    def void(self, task: TaskState, why: str) -> None:
+        """Nobody is asked about it any more."""
         if task.ask:
             self.events.append(AskVoided(ask=task.ask, task=task.spec.id, why=why, at=self.now))
 
@@ -417,15 +452,20 @@ class Consequences:
         now = [it.task for it in self.events if isinstance(it, kind) and not tasks[it.task].depth]
         return now + [name for name, task in tasks.items() if task.status == status and not task.depth]
 
-    def _ask(self, task: TaskState, kind: AskKind, about: dict[str, Any]) -> None:
-        spec = task.spec
-        content = msgspec.to_builtins({"task": spec.id, "title": spec.title, "description": spec.description, **about})
-        encoded = msgspec.json.encode(content, order="sorted")
-        shown = hashlib.sha256(encoded).hexdigest()
+    def question(self, task: TaskState, run: Run, asked: ReportAsked) -> None:
+        """An agent asks a person, which ends its run."""
+        before = sum(ask.task == task.spec.id and ask.kind == "question" for ask in self.state.asks.values())
+        if before < asks.QUESTIONS:
+            used = self.used(run, asked.spent)
+            self.events.append(TaskAsked(task=task.spec.id, run=run.id, agent=asked.agent, usage=used))
+            self._ask(task, asks.question(task, asked))
+        else:
+            failure = Failure("agent_error", f"asked again after {before} questions, which is all a task may ask")
+            self.attempt_failed(task, run, failure, asked.agent, spent=asked.spent)
+
+    def _ask(self, task: TaskState, draft: asks.Draft) -> None:
         self._asks += 1
-        self.events.append(
-            AskOpened(ask=f"ask-{self._asks}", task=spec.id, kind=kind, shown=shown, content=content, at=self.now)
-        )
+        self.events.append(draft.opened(f"ask-{self._asks}", task.spec.id, self.now))
 
     def _inputs(self, task: TaskState) -> dict[str, Result]:
         """What its dependencies found out, whole as long as it is small."""

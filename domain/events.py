@@ -13,11 +13,11 @@ from typing import Any, Literal
 import msgspec
 
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import Budget, Plan, Task, Test
+from domain.plan import Budget, Edit, Plan, Task, Test
 from domain.usage import Prices, Usage
 
 Purpose = Literal["work", "verify"]
-AskKind = Literal["before_dispatch", "before_completion", "budget"]
+AskKind = Literal["before_dispatch", "before_completion", "question", "escalation", "budget"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
@@ -38,6 +38,16 @@ class Debug(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     output: str = ""
     bases: tuple[str, ...] = ()
     commit: str | None = None
+
+
+class Answered(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the agents of a task are told of an ask of theirs: what a person chose; "" when nobody did in time."""
+
+    ask: str
+    question: str
+    choice: str = ""
+    instructions: str = ""
+    by: str = ""
 
 
 class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
@@ -106,6 +116,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     notes: dict[str, Any] = {}
     budget: Budget | None = None
     expires: float | None = None
+    answers: tuple[Answered, ...] = ()
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -128,6 +139,15 @@ class TaskReported(Event, frozen=True, tag="task.reported"):
     usage: Usage | None = None
 
 
+class TaskAsked(Event, frozen=True, tag="task.asked"):
+    """The agent cannot go on without a person: its run is over and no failure. What it asks stands in the next event."""
+
+    task: str
+    run: str
+    agent: str
+    usage: Usage | None = None
+
+
 class TaskVerified(Event, frozen=True, tag="task.verified"):
     """The acceptance tests were run on `commit` of the reported result."""
 
@@ -140,13 +160,17 @@ class TaskVerified(Event, frozen=True, tag="task.verified"):
 
 
 class TaskCompleted(Event, frozen=True, tag="task.completed"):
-    """The work counts. `usage` is None where the run has ended before, with `task.reported`, or was a branch's."""
+    """The work counts. `usage` is None where the run has ended before, with `task.reported`, or was a branch's.
+
+    `waived_by` accepted the work as it is, although the evidence is against it or there is none.
+    """
 
     task: str
     run: str
     agent: str
     result: Result
     usage: Usage | None = None
+    waived_by: str = ""
 
 
 class AttemptFailed(Event, frozen=True, tag="task.attempt_failed"):
@@ -301,22 +325,46 @@ class TaskAdded(Event, frozen=True, tag="task.added"):
 
 
 class AskOpened(Event, frozen=True, tag="ask.opened"):
-    """A person is asked. `shown` is the sha256 of `content`, the very thing that an answer approves."""
+    """A person is asked at `at`. `shown` is the sha256 of `content`, the very thing that an answer is given to.
+
+    One of `options` can be chosen, anything if there are none; at `due` it is `default` (None: there is no answer).
+    `who` may answer, anyone if it is empty.
+    """
 
     ask: str
     task: str
     kind: AskKind
     shown: str
     content: dict[str, Any]
+    question: str = ""
+    options: tuple[str, ...] = ()
+    default: str | None = None
+    who: tuple[str, ...] = ()
     at: float = 0.0
+    due: float | None = None
 
 
 class AskAnswered(Event, frozen=True, tag="ask.answered"):
+    """`instructions` are for the agents. `role` is to do the task from now on, or what `edit` says is to be done: the
+    next event has the task as it is then."""
+
     ask: str
     task: str
-    approved: bool
+    choice: str
     by: str
     because: str = ""
+    instructions: str = ""
+    role: str | None = None
+    edit: Edit | None = None
+    at: float = 0.0
+
+
+class AskExpired(Event, frozen=True, tag="ask.expired"):
+    """Nobody answered in time; `choice` is the default that was taken, None where there was none."""
+
+    ask: str
+    task: str
+    choice: str | None = None
     at: float = 0.0
 
 
@@ -404,6 +452,7 @@ WorkflowEvent = (
     | TaskDispatched
     | TaskStarted
     | TaskReported
+    | TaskAsked
     | TaskVerified
     | TaskCompleted
     | AttemptFailed
@@ -425,6 +474,7 @@ WorkflowEvent = (
     | TaskAdded
     | AskOpened
     | AskAnswered
+    | AskExpired
     | AskVoided
     | ReportRefused
     | WorkflowCompleted

@@ -54,6 +54,9 @@ Resource = Annotated[
 ]
 Timeout = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
 Delay = Annotated[float, Meta(ge=0, le=LONGEST_SECONDS)]
+Person = Annotated[
+    str, Meta(description="As people name themselves when they answer.", extra_json_schema={"pattern": r"\S"})
+]
 Metadata = Annotated[dict[str, Any], Meta(description="Anything else worth keeping; not interpreted.")]
 _UNIQUE = {"uniqueItems": True}
 
@@ -220,6 +223,39 @@ class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     is_temporary: Annotated[bool, Meta(description="Whether the task goes away with its branch.")] = False
 
 
+class Edit(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a task is told from now on, in place of what the plan says; None leaves it as it is."""
+
+    description: str | None = None
+    inputs: dict[str, Any] | None = None
+    tests: tuple[Test, ...] | None = None
+
+
+class Approvals(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How approvals are asked for."""
+
+    due_seconds: Annotated[Timeout, Meta(description="Seconds after which the default is taken.")] = 7 * 86_400.0
+    default: Annotated[Literal["approve", "reject"], Meta(description="Taken when nobody answers in time.")] = "reject"
+    who: Annotated[
+        tuple[Person, ...], Meta(description="Who may answer; none: anyone.", extra_json_schema=_UNIQUE)
+    ] = ()
+
+
+class Escalation(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Who decides on a task for which everything was tried: it is retried, accepted, edited, reassigned, or fails."""
+
+    due_seconds: Annotated[
+        Delay, Meta(description="Seconds after which the default is taken; 0: at once, and nobody is asked.")
+    ] = 86_400.0
+    default: Annotated[
+        Literal["fail", "accept"],
+        Meta(description="Taken when nobody answers in time; what left no result cannot be accepted, and fails."),
+    ] = "fail"
+    who: Annotated[
+        tuple[Person, ...], Meta(description="Who may answer; none: anyone.", extra_json_schema=_UNIQUE)
+    ] = ()
+
+
 class Plan(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
     """A plan: tasks and what each of them needs before it can start."""
 
@@ -253,4 +289,10 @@ class Plan(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
         RelativePath | None,
         Meta(description='Folder, relative to the plan file and without "..", that becomes the first commit.'),
     ] = None
+    approvals: Annotated[Approvals, Meta(description="Deadline and default of approvals, and who gives them.")] = (
+        Approvals()
+    )
+    escalation: Annotated[Escalation, Meta(description="What happens when everything was tried in vain.")] = (
+        Escalation()
+    )
     metadata: Metadata = {}

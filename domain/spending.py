@@ -1,11 +1,19 @@
 """What is decided about usage and budgets: calls, corrections, raises."""
 
-from domain.commands import Answer, RaiseBudget, ReportReserve, ReportSettle, ReportUsage
+from domain.commands import RaiseBudget, ReportReserve, ReportSettle, ReportUsage
 from domain.consequences import Consequences
 from domain.errors import Refused
-from domain.events import AskAnswered, BudgetRaised, CallReserved, CallSettled, UsageCorrected, WorkflowEvent
+from domain.events import (
+    AskAnswered,
+    AskExpired,
+    BudgetRaised,
+    CallReserved,
+    CallSettled,
+    UsageCorrected,
+    WorkflowEvent,
+)
 from domain.outcome import Failure
-from domain.state import Run, TaskState, Workflow
+from domain.state import LATE, Run, TaskState, Workflow
 from domain.usage import usage
 
 
@@ -41,16 +49,18 @@ def corrected(state: Workflow, command: ReportUsage) -> list[WorkflowEvent] | st
     return [UsageCorrected(task=command.task, run=run.id, was=run.usage, now=now, why=command.why)]
 
 
-def answered(then: Consequences, task: TaskState, command: Answer) -> None:
-    """A person has added to a budget what the ask has shown, or has not."""
+def answered(then: Consequences, task: TaskState, said: AskAnswered | AskExpired) -> None:
+    """A person has added to a budget what the ask has shown, or has not, or nobody has answered."""
     assert then.books is not None
-    if not command.approved:
-        then.fail(task, Failure("budget", command.because or f"{command.by} gave no more budget"))
-        return
-    for scope, amount in then.books.raises[command.ask].items():
-        then.events.append(BudgetRaised(scope=scope, amount=amount, by=command.by, because=command.because))
-    then.dispatch(task)
-    _resume(then, command.by)
+    if isinstance(said, AskExpired):
+        then.fail(task, Failure("budget", LATE))
+    elif said.choice != "raise":
+        then.fail(task, Failure("budget", said.because or f"{said.by} gave no more budget"))
+    else:
+        for scope, amount in then.books.raises[said.ask].items():
+            then.events.append(BudgetRaised(scope=scope, amount=amount, by=said.by, because=said.because))
+        then.dispatch(task)
+        _resume(then, said.by)
 
 
 def raised(state: Workflow, command: RaiseBudget) -> list[WorkflowEvent]:
@@ -79,5 +89,7 @@ def _resume(then: Consequences, by: str) -> None:
             continue
         if then.books is not None and not then.books.short(ask.task):
             because = "the budget was raised"
-            then.events.append(AskAnswered(ask=name, task=ask.task, approved=True, by=by, because=because))
+            then.events.append(
+                AskAnswered(ask=name, task=ask.task, choice="raise", by=by, because=because, at=then.now)
+            )
             then.dispatch(task)

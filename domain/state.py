@@ -14,7 +14,10 @@ import msgspec
 from domain.budget import UNLIMITED, Books, book, opened
 from domain.clock import Clock, tick
 from domain.events import (
+    Answered,
     AskAnswered,
+    AskExpired,
+    AskKind,
     AskOpened,
     AskVoided,
     AttemptFailed,
@@ -25,6 +28,7 @@ from domain.events import (
     ReportRefused,
     RetryScheduled,
     TaskAdded,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -54,7 +58,7 @@ from domain.events import (
     WorkflowTimedOut,
 )
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import FailureSign, Task
+from domain.plan import Approvals, Escalation, FailureSign, Task
 from domain.usage import Prices, Usage
 
 TaskStatus = Literal[
@@ -74,12 +78,16 @@ NOT_ITS_FAULT = frozenset({"agent_lost", "sandbox"})
 TESTERS_OWN = frozenset({"agent_error", "invalid_result", "timeout"})
 """Failures that are the tester's own when it brings no receipts: they say nothing of the work."""
 
+ANSWERS_KEPT = 20
+"""The last answers to what a task has asked; each of its dispatches carries them."""
+LATE = "nobody answered in time"
+
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     "pending": frozenset(
         {"queued", "dispatched", "verifying", "waiting", "completed", "skipped", "cancelled", "excused"}
     ),
     "queued": frozenset({"queued", "pending", "dispatched", "waiting", "failed", "cancelled", "excused"}),
-    "dispatched": frozenset({"dispatched", "running", "failed", "cancelled", "excused"}),
+    "dispatched": frozenset({"dispatched", "running", "waiting", "failed", "cancelled", "excused"}),
     "running": frozenset(
         {"dispatched", "verifying", "retrying", "branched", "waiting", "completed", "failed", "cancelled", "excused"}
     ),
@@ -150,12 +158,15 @@ class TaskState(msgspec.Struct):
     work: str = ""  # the run, or the branch, whose work is being judged
     agent: str = ""
     result: Result | None = None
+    made: str = ""  # the run, or the branch, whose work `result` is
     tips: tuple[str, ...] = ()  # the commits that dependents build on
     failure: Failure | None = None
     receipts: tuple[Receipt, ...] = ()
     ask: str | None = None
     expires: float | None = None  # when the time for all its attempts is over
     left: float | None = None  # seconds of that time, while it waits for a person or a slot
+    approved: str = ""  # the sha256 of what a person agreed to have dispatched
+    answers: tuple[Answered, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -163,10 +174,19 @@ class TaskState(msgspec.Struct):
         return [*self.ended, *([self.run] if self.run else [])]
 
 
+AskState = Literal["open", "answered", "expired", "voided"]
+
+
 class Ask(msgspec.Struct):
     task: str
-    kind: str
+    kind: AskKind
     shown: str
+    state: AskState = "open"
+    question: str = ""
+    options: tuple[str, ...] = ()
+    default: str | None = None
+    who: tuple[str, ...] = ()
+    due: float | None = None
     answered_by: str | None = None
 
 
@@ -182,6 +202,9 @@ class Workflow(msgspec.Struct):
     tasks: dict[str, TaskState] = msgspec.field(default_factory=dict)
     dependents: dict[str, list[str]] = msgspec.field(default_factory=dict)
     asks: dict[str, Ask] = msgspec.field(default_factory=dict)
+    roles: tuple[str, ...] = ()  # of the plan, besides the built-in ones
+    approvals: Approvals = Approvals()
+    escalation: Escalation = Escalation()
     open: int = 0
     failed: int = 0  # tasks of the plan that failed; a branch that failed is its parent's matter
     dropped: int = 0  # tasks of the plan that were cancelled
@@ -189,7 +212,6 @@ class Workflow(msgspec.Struct):
     books: Books | None = None
     paused: bool = False
     clock: Clock = msgspec.field(default_factory=Clock)
-    roles: tuple[str, ...] = ()  # of the plan, besides the built-in ones
 
 
 def replay(events: Iterable[WorkflowEvent], state: Workflow | None = None) -> Workflow:
@@ -228,7 +250,9 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case TaskReported(task=name, run=run, agent=agent, result=result, usage=usage):
             task = state.tasks[name]
             _end(task, usage)
-            task.result, task.work, task.agent, task.red = result, run, agent, ()
+            task.result, task.made, task.work, task.agent, task.red = result, run, run, agent, ()
+        case TaskAsked(task=name, usage=usage):
+            _end(state.tasks[name], usage)
         case TaskVerified(task=name, passed=passed, receipts=receipts, usage=usage):
             task = state.tasks[name]
             _end(task, usage)
@@ -290,9 +314,9 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             _free(state, name)
         case TaskEdited(task=name, spec=spec):
             task = state.tasks[name]
-            if spec.total_seconds != task.spec.total_seconds:
-                task.expires = task.left = None
             new = [need for need in dict.fromkeys(spec.dependencies) if need not in task.spec.dependencies]
+            if new or spec.total_seconds != task.spec.total_seconds:
+                task.expires = task.left = None
             task.spec = spec
             if new:
                 task.status, task.held, task.begun = "pending", False, False
@@ -304,19 +328,31 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task = state.tasks[name] = TaskState(spec)
             state.open += 1
             _depend(state, task, dict.fromkeys(spec.dependencies))
-        case AskOpened(ask=ask, task=name, kind=kind, shown=shown, at=at):
-            state.asks[ask] = Ask(name, kind, shown)
+        case AskOpened(ask=ask, task=name, at=at):
+            state.asks[ask] = Ask(
+                name,
+                event.kind,
+                event.shown,
+                "open",
+                event.question,
+                event.options,
+                event.default,
+                event.who,
+                event.due,
+            )
             task = state.tasks[name]
-            task.status, task.ask = "waiting", ask
+            task.status, task.ask, task.held = "waiting", ask, False
+            if event.kind == "escalation":  # not all that a person is asked about was an attempt's failure
+                task.failure = msgspec.convert(event.content["failure"], Failure)
             _stand_still(task, at)
-        case AskVoided(task=name):
-            state.tasks[name].ask = None
-        case AskAnswered(ask=ask, task=name, approved=approved, by=by, because=because):
-            state.asks[ask].answered_by = by
-            task = state.tasks[name]
-            task.ask = None
-            if not approved:
-                task.failure = refusal(by, because)
+        case AskAnswered(ask=ask, task=name, by=by):
+            settle(state.tasks[name], state.asks[ask], event)
+            state.asks[ask].state, state.asks[ask].answered_by = "answered", by
+        case AskExpired(ask=ask, task=name):
+            settle(state.tasks[name], state.asks[ask], event)
+            state.asks[ask].state = "expired"
+        case AskVoided(ask=ask, task=name):
+            state.asks[ask].state, state.tasks[name].ask = "voided", None
         case WorkflowStarted(
             workflow=name, plan=plan, repository=repository, base=base, lease_seconds=lease, prices=prices
         ):
@@ -324,6 +360,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             state.repository, state.base, state.lease_seconds, state.prices = repository, base, lease, prices
             state.open, state.signs, state.books = len(plan.tasks), plan.failure_signs, opened(plan)
             state.limited_roles, state.roles = event.limited_roles, plan.roles
+            state.approvals, state.escalation = plan.approvals, plan.escalation
             state.clock = Clock(plan.timeout_seconds)
             for spec in plan.tasks:
                 needs = dict.fromkeys(spec.dependencies)
@@ -359,6 +396,22 @@ def is_lost(failure: Failure, run: Run | None) -> bool:
     """Whether what surrounds a task failed, and not its work. `run` is the one without evidence, if there is one."""
     of_the_tester = run is not None and run.purpose == "verify" and failure.type in TESTERS_OWN
     return of_the_tester or failure.type in NOT_ITS_FAULT
+
+
+def settle(task: TaskState, ask: Ask, event: AskAnswered | AskExpired) -> None:
+    """What an answer, or a default that is taken, changes of its task; what then happens stands in later events."""
+    said = event if isinstance(event, AskAnswered) else AskAnswered(event.ask, event.task, event.choice or "", "", LATE)
+    task.ask = None
+    if ask.kind == "question" or said.instructions:
+        told = Answered(said.ask, ask.question, said.choice, said.instructions, said.by)
+        task.answers = (*task.answers, told)[-ANSWERS_KEPT:]
+    match ask.kind, said.choice:
+        case "before_dispatch", "approve":
+            task.approved = ask.shown
+        case (("before_dispatch" | "before_completion"), "reject"):
+            task.failure = refusal(said.by, said.because)
+        case "escalation", ("retry" | "edit" | "reassign"):
+            task.failures = task.lost = 0
 
 
 def refusal(by: str, because: str) -> Failure:

@@ -10,12 +10,13 @@ from typing import assert_never
 
 import msgspec
 
-from domain import notes, spending
+from domain import answers, notes, spending
 from domain.acts import TASK_BYTES, act, expire
 from domain.commands import (
     Act,
     Admit,
     Answer,
+    ExpireAsk,
     ExpireLease,
     ExpireRun,
     ExpireTask,
@@ -24,6 +25,7 @@ from domain.commands import (
     RaiseBudget,
     Redispatch,
     Report,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportNoted,
@@ -40,7 +42,6 @@ from domain.commands import (
 from domain.consequences import Consequences, seconds_allowed
 from domain.errors import Conflict, NotFound, Refused
 from domain.events import (
-    AskAnswered,
     ReportRefused,
     TaskNoted,
     TaskReported,
@@ -55,7 +56,7 @@ from domain.failures import classify
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
 from domain.shape import misfit
-from domain.state import Run, TaskState, Workflow, evolve, next_run, refusal
+from domain.state import Run, TaskState, Workflow, evolve, next_run
 
 MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
 """What a second run of the same tests can turn out to be nothing but chance."""
@@ -98,7 +99,9 @@ def decide(state: Workflow, command: WorkflowCommand) -> list[WorkflowEvent]:
             then.grant(task)
             return then.events
         case Answer():
-            return _answer(state, command)
+            return answers.answer(state, command)
+        case ExpireAsk():
+            return answers.expire(state, command)
         case RaiseBudget():
             return spending.raised(state, command)
         case Act():
@@ -154,7 +157,7 @@ def _report(state: Workflow, command: Report) -> list[WorkflowEvent]:
         return [_refusal(state, command, f"{run.agent} holds the lease")]
     if run.purpose == "verify" and command.agent == task.agent:
         return [_refusal(state, command, f"{task.agent} did the work and does not judge it")]
-    if isinstance(command, (ReportCompleted, ReportVerified)) and (run.purpose == "verify") != isinstance(
+    if isinstance(command, (ReportCompleted, ReportVerified, ReportAsked)) and (run.purpose == "verify") != isinstance(
         command, ReportVerified
     ):
         return [_refusal(state, command, f"run {run.id} is there to {run.purpose}")]
@@ -189,6 +192,8 @@ def _report(state: Workflow, command: Report) -> list[WorkflowEvent]:
             if failure.type == "budget" and not run.short:  # it is not for agents to say
                 failure = Failure("agent_error", f"(budget) {failure.message}", failure.detail)
             then.attempt_failed(task, run, failure, command.agent, spent=command.spent)
+        case ReportAsked():
+            then.question(task, run, command)
         case ReportVerified():
             _verified(then, task, run, command)
         case ReportReserve() | ReportSettle():
@@ -289,40 +294,6 @@ def _expire(
             short = run.allowed < seconds_allowed(task.spec, run.purpose)
             failure = Failure("budget", f"{message}, its part of the budget") if short else Failure("timeout", message)
             then.attempt_failed(task, run, failure, run.agent)
-    return then.events
-
-
-def _answer(state: Workflow, command: Answer) -> list[WorkflowEvent]:
-    ask = state.asks.get(command.ask)
-    if ask is None:
-        raise NotFound(f"workflow {state.id} has no ask {command.ask}")
-    if ask.answered_by is not None:
-        raise Conflict(f"ask {command.ask} was answered by {ask.answered_by}")
-    if ask.shown != command.shown:
-        raise Conflict(f"ask {command.ask} shows something else by now ({ask.shown[:12]}): look again, then decide")
-    task = state.tasks[ask.task]
-    if task.ask != command.ask:
-        raise Conflict(f"ask {command.ask} is closed: task {ask.task} is {task.status}")
-    then = Consequences(state, command.now)
-    then.events.append(
-        AskAnswered(
-            ask=command.ask,
-            task=ask.task,
-            approved=command.approved,
-            by=command.by,
-            because=command.because,
-            at=command.now,
-        )
-    )
-    if ask.kind == "budget":
-        spending.answered(then, task, command)
-    elif not command.approved:
-        then.refused(task, refusal(command.by, command.because))
-    elif ask.kind == "before_dispatch":
-        then.dispatch(task)
-    else:
-        assert task.result is not None
-        then.complete(task, task.result, task.work, task.agent)
     return then.events
 
 

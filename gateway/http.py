@@ -34,7 +34,7 @@ from ledger.ledger import Ledger
 from ledger.ports import Bus
 from ledger.postgres import Pool
 from ledger.recorded import Recorded
-from projections.board import BoardDetail, BoardWorkflow, workflow, workflows
+from projections.board import BoardDetail, BoardWorkflow, asks, workflow, workflows
 from projections.project import Projection
 from projections.used import used
 
@@ -42,6 +42,7 @@ API = "/api/v1"
 SMALL_BYTES = 65_536
 VIEW_SECONDS = 5.0
 """How long a reader waits for the view to reach a position."""
+ASK_STATES = "open|answered|expired|voided|any"
 STATUSES = "queued|running|paused|waiting|completed|failed|cancelled|timed_out"
 
 
@@ -81,6 +82,7 @@ def application(
             *queue.routes(API, slots),
             web.get(f"{API}/workflows", views.page),
             web.get(f"{API}/workflows/{{workflow}}", views.detail),
+            web.get(f"{API}/asks", views.asks),
             web.get(f"{API}/events", events.read, allow_head=False),
             web.get("/livez", system.live),
             web.get("/readyz", system.ready),
@@ -154,14 +156,15 @@ class _Commands:
         requests.parameters(request)
         asked, ask = await requests.body(request, requests.Decision), request.match_info["ask"]
         command = Answer(
-            now=time.time(), ask=ask, shown=asked.shown, approved=asked.approved, by=requests.actor(request),
-            because=asked.because,
+            now=time.time(), ask=ask, shown=asked.shown, choice=asked.choice, by=requests.actor(request),
+            because=asked.because, instructions=asked.instructions, role=asked.role, edit=asked.edit,
         )  # fmt: skip
         name, recorded = await self.execute(request, command)
         match recorded[0].event:
-            case AskAnswered(ask=answered, approved=asked.approved, because=asked.because) if (
-                answered == ask and recorded[0].stream == f"workflow-{name}"
-            ):
+            case AskAnswered(task=task) as said if recorded[0].stream == f"workflow-{name}" and said == AskAnswered(
+                ask=ask, task=task, choice=asked.choice, by=command.by, because=asked.because,
+                instructions=asked.instructions, role=asked.role, edit=asked.edit, at=said.at,
+            ):  # fmt: skip
                 return await self.accepted(name, recorded)
         raise requests.key_reused()
 
@@ -200,6 +203,21 @@ class _Views:
         following = found[limit - 1].first if len(found) > limit else None
         headers = _link(f"{API}/workflows", query, following)
         return _json({"workflows": [asdict(row) for row in found[:limit]], "next": following}, headers=headers)
+
+    async def asks(self, request: web.Request) -> web.Response:
+        """In the order they were opened, those that are open if no state is given; `after` as for workflows."""
+        query = requests.parameters(request, "limit", "after", "state", "workflow", "at_least")
+        limit = requests.number(query, "limit", 50, requests.PAGE_ITEMS, least=1)
+        after = requests.number(query, "after", 0)
+        words = f"one of {ASK_STATES.replace('|', ', ')}"
+        state = requests.matching(query, "state", ASK_STATES, words) or "open"
+        name = requests.matching(query, "workflow", r"[a-z0-9][a-z0-9_-]{0,62}", "the id of a workflow")
+        await self._reached(requests.number(query, "at_least", 0))
+        async with self._pool.connection() as connection:
+            found = await asks(connection, state=state, workflow=name, limit=limit + 1, after=after)
+        following = found[limit - 1].opened if len(found) > limit else None
+        headers = _link(f"{API}/asks", query, following)
+        return _json({"asks": [asdict(row) for row in found[:limit]], "next": following}, headers=headers)
 
     async def detail(self, request: web.Request) -> web.Response:
         query = requests.parameters(request, "at_least")

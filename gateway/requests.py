@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Raw, Struct
 
-from domain.plan import ID_PATTERN, Budget
+from domain.plan import ID_PATTERN, Budget, Edit
 from gateway.problems import BadPlace, Unacceptable
 
 BODY_BYTES = 16 * 1024 * 1024
@@ -55,11 +55,15 @@ class Raise(Struct, forbid_unknown_fields=True):
 
 
 class Decision(Struct, forbid_unknown_fields=True):
-    """`shown` is the sha256 that the ask carries: what was looked at is what is decided on."""
+    """`shown` is the sha256 that the ask carries: what was looked at is what is decided on. `choice` is one of the
+    ask's options, or any words where it has none; `role` goes with `reassign`, `edit` with `edit`."""
 
-    approved: bool
+    choice: Words
     shown: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     because: Words = ""
+    instructions: Words = ""
+    role: Words | None = None
+    edit: Edit | None = None
 
 
 async def raw_body(request: web.Request) -> bytes:

@@ -1,4 +1,4 @@
-"""What time brings: leases that lapse, runs that take too long, backoffs that end, offers that nobody took.
+"""What time brings: leases that lapse, runs that take too long, backoffs that end, offers and asks that nobody answers.
 
 The rows come from a view that may lag; firing is a command, decided like any other, and its id is made of what fires,
 so any number of these loops fire each deadline once.
@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 import structlog
 
-from domain.commands import ExpireLease, ExpireRun, ExpireTask, ExpireWorkflow, Redispatch, Retry
+from domain.commands import ExpireAsk, ExpireLease, ExpireRun, ExpireTask, ExpireWorkflow, Redispatch, Retry
 from domain.errors import Refused
 from handlers.execute import Executor, Order
 from ledger.errors import LedgerUnavailable, WrongVersion
@@ -27,7 +27,7 @@ AWAY_SECONDS = 0.5
 FIRING = UUID("6f1f6a52-6f0c-5a0e-9a53-0a3c9c1f8a11")
 """The namespace of the ids of commands that a clock gives."""
 
-Kind = Literal["offer", "lease", "timeout", "retry", "limit"]
+Kind = Literal["offer", "lease", "timeout", "retry", "limit", "ask"]
 
 
 class Due(Protocol):
@@ -49,11 +49,14 @@ class Due(Protocol):
 
     @property
     def token(self) -> int | None:
-        """The lease that it is about; None for a retry and a limit."""
+        """The lease that it is about, if it is about one."""
         ...
 
     @property
-    def attempt(self) -> int: ...
+    def attempt(self) -> int | None: ...
+
+    @property
+    def ask(self) -> str | None: ...
 
 
 class Timers(Protocol):
@@ -115,8 +118,8 @@ class Deadlines:
 
 
 def _order(due: Due, now: float) -> Order:
-    command: Redispatch | ExpireLease | ExpireRun | Retry | ExpireTask | ExpireWorkflow
-    about: float | None = due.token
+    command: Redispatch | ExpireLease | ExpireRun | Retry | ExpireTask | ExpireWorkflow | ExpireAsk
+    about: float | str | None = due.token
     token = due.token or 0
     match due.kind:
         case "offer":
@@ -126,10 +129,13 @@ def _order(due: Due, now: float) -> Order:
         case "timeout":
             command = ExpireRun(now=now, task=due.task, token=token)
         case "retry":
-            command, about = Retry(now=now, task=due.task, attempt=due.attempt), due.attempt
+            command, about = Retry(now=now, task=due.task, attempt=due.attempt or 0), due.attempt
         case "limit":
             command = ExpireTask(now=now, task=due.task) if due.task else ExpireWorkflow(now=now)
             about = due.due
+        case "ask":
+            assert due.ask is not None
+            command, about = ExpireAsk(now=now, ask=due.ask), due.ask
         case _:
             assert_never(due.kind)
     name = f"{due.workflow}/{due.task}/{due.kind}/{about}"

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from domain.commands import (
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportNoted,
@@ -23,10 +24,12 @@ from domain.commands import (
 )
 from domain.failures import FAILURE_TYPES
 from domain.outcome import RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
+from domain.plan import LONGEST_SECONDS
 from domain.usage import Count, Spent, Usd
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MESSAGE_CHARACTERS, DETAIL_CHARACTERS = 2_000, 8_000
+OPTIONS, OPTION_CHARACTERS = 20, 200
 NESTED_LEVELS = 100
 """Parsers give up somewhere near a thousand, each elsewhere: what is recorded has to be readable by all."""
 OTHERS_TO_SAY = ("refused",)
@@ -52,6 +55,32 @@ class Told(msgspec.Struct):
     @property
     def _detail(self) -> str:
         return self.detail[-DETAIL_CHARACTERS:]
+
+
+class Question(msgspec.Struct):
+    """A question to a person. `options` are what can be chosen, none: any words; `default` is taken when nobody answers
+    within `due_seconds`."""
+
+    question: str
+    options: tuple[str, ...] = ()
+    due_seconds: float | None = None
+    default: str | None = None
+
+    def unacceptable(self) -> str:
+        """Why it cannot be asked; empty if it can."""
+        if not self.question.strip() or len(self.question) > MESSAGE_CHARACTERS:
+            return f"a question has 1 to {MESSAGE_CHARACTERS} characters, this one has {len(self.question)}"
+        if len(self.options) > OPTIONS or len(set(self.options)) < len(self.options):
+            return f"a question has at most {OPTIONS} options, each once"
+        if any(
+            not option.strip() or len(option) > OPTION_CHARACTERS for option in (*self.options, self.default or "-")
+        ):
+            return f"an option has 1 to {OPTION_CHARACTERS} characters"
+        if self.options and self.default is not None and self.default not in self.options:
+            return f"the default {self.default!r} is none of the options: {', '.join(self.options)}"
+        if self.due_seconds is not None and not 0 < self.due_seconds <= LONGEST_SECONDS:
+            return f"a question waits up to {LONGEST_SECONDS} seconds, not {self.due_seconds:g}"
+        return ""
 
 
 class Sender(msgspec.Struct):
@@ -90,7 +119,7 @@ class Report(msgspec.Struct):
     """
 
     id: UUID
-    kind: Literal["started", "completed", "failed", "verified", "noted", "used", "reserve", "settle"]
+    kind: Literal["started", "completed", "failed", "verified", "asked", "noted", "used", "reserve", "settle"]
     workflow: str
     task: str
     run: str
@@ -104,6 +133,7 @@ class Report(msgspec.Struct):
     why: str = ""
     note: Note | None = None
     call: Call | None = None
+    ask: Question | None = None
     traceparent: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +154,8 @@ class Report(msgspec.Struct):
             and (used.cache_read or 0) + (used.cache_write or 0) > used.input_total
         ):
             raise ValueError("`input_total` counts cache_read and cache_write too, and is less than they are")
+        if self.kind == "asked" and self.ask is None:
+            raise ValueError("an asked report needs what it asks: `ask`")
 
 
 class Verdict(msgspec.Struct):
@@ -153,6 +185,11 @@ def command(report: Report, now: float) -> WorkflowCommand:
         case "failed":
             assert report.failure is not None
             return ReportFailed(**ended, failure=report.failure.failure())
+        case "asked":
+            assert report.ask is not None
+            if why := report.ask.unacceptable():
+                return ReportFailed(**ended, failure=Failure("invalid_result", why))
+            return ReportAsked(**ended, **msgspec.structs.asdict(report.ask))
         case "verified":
             if (size := len(msgspec.json.encode(report.receipts))) > RECEIPTS_BYTES:
                 why = f"the receipts have {size} bytes, the limit is {RECEIPTS_BYTES}: cut what the tests have printed"

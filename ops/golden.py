@@ -27,12 +27,14 @@ from domain.commands import (
     Answer,
     Cancel,
     EditTask,
+    ExpireAsk,
     ExpireWorkflow,
     Grant,
     Pause,
     Prioritise,
     RaiseBudget,
     Report,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportNoted,
@@ -48,7 +50,7 @@ from domain.commands import (
 )
 from domain.events import Event, LedgerRestored
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Budget, Plan, Route, Task, Test
+from domain.plan import AcceptanceCriteria, Budget, Edit, Plan, Route, Task, Test
 from domain.state import Workflow, evolve
 from domain.usage import Price, Prices, Spent
 from domain.workflow import decide
@@ -92,7 +94,7 @@ def sample(struct: type[S], *, full: bool) -> S:
 
 
 def history() -> list[Line]:
-    """A workflow that completes after detours, ones that fail, are cancelled, restored: every event there is."""
+    """A workflow that completes after detours, ones that ask, fail, are cancelled, restored: every event there is."""
     told, one = _Story(), Limits(max_workflows=1)
     tests = AcceptanceCriteria((Test("make test", 20.0),))
     told.start(
@@ -122,10 +124,25 @@ def history() -> list[Line]:
     told.say(ReportReserve, "a", call="two", tokens=800)
     told.do(RaiseBudget(now=told.now, scope="task/a", amount=Budget(tokens=500), by="pat"), "pat")
     told.report("a", failure=Failure("budget", "a call of 800 tokens does not fit"))
-    told.answer("ask-1", because="it is worth it")
+    told.answer("ask-1", choice="raise", because="it is worth it")
     told.start("fails", Task("a", max_attempts=1), Task("b", dependencies=("a",)))
     told.report("a", failure=Failure("spec_mismatch", "it cannot be done"))
-    told.start("cancelled", Task("a"), Task("b", dependencies=("a",)))
+    told.do(ExpireAsk(now=told.now + 86_400, ask="ask-1"), "clock/ask")
+    told.start("asked", Task("a", max_attempts=1, approval=("before_dispatch",)))
+    told.answer("ask-1")
+    told.ask("a", "Which port?", ("80", "8080"))
+    told.answer("ask-2", choice="80", instructions="and log it")
+    told.report("a", failure=Failure("agent_error", "it broke"))
+    told.answer("ask-3", choice="edit", edit=Edit("say hello", {"n": 1}, tests.tests))
+    told.answer("ask-4")
+    told.report("a", result=Result("done", "c1"))
+    told.report("a", receipts=(1,))
+    told.answer("ask-5", choice="reassign", role="writer", because="a writer knows")
+    told.answer("ask-6")
+    told.report("a", result=Result("done", "c2"))
+    told.report("a", receipts=(1,))
+    told.answer("ask-7", choice="accept", because="the test is wrong")
+    told.start("cancelled", Task("a"), Task("b", dependencies=("a",)), Task("c", approval=("before_dispatch",)))
     told.do(Cancel(now=told.now, by="pat", reason="no longer wanted"), "pat")
     told.start("limited", Task("a", resources=("repo:x",)), queued=True)
     told.queue(
@@ -158,7 +175,7 @@ def outline(state: Workflow) -> dict[str, Any]:
     """What of a state has to stay as it is, whatever the state is made of."""
     return {
         "status": state.status,
-        "asks": {name: ask.answered_by for name, ask in state.asks.items()},
+        "asks": {name: [ask.state, ask.answered_by] for name, ask in state.asks.items()},
         "tasks": {
             name: {"status": task.status, "attempt": task.attempt, "agent": task.agent, "depth": task.depth,
                    "commits": list(task.tips), "failure": task.failure.type if task.failure else None,
@@ -277,9 +294,17 @@ class _Story:
         late = ReportCompleted(now=self.now, task=name, run=f"{name}/1", token=token, agent="bob", result=Result())
         self.do(late, "agent/bob")
 
-    def answer(self, ask: str, because: str = "") -> None:
+    def ask(self, name: str, question: str, options: tuple[str, ...]) -> None:
+        run = self._state.tasks[name].run
+        assert run is not None
+        held: dict[str, Any] = {"now": self.now, "task": name, "run": run.id, "token": run.token, "agent": "ann"}
+        self.do(ReportAsked(**held, question=question, options=options), "agent/ann")
+
+    def answer(self, ask: str, because: str = "", choice: str = "approve", **more: Any) -> None:
         shown = self._state.asks[ask].shown
-        self.do(Answer(now=self.now, ask=ask, shown=shown, approved=True, by="pat", because=because), "pat", TRACE)
+        self.do(
+            Answer(now=self.now, ask=ask, shown=shown, choice=choice, by="pat", because=because, **more), "pat", TRACE
+        )
 
     def do(self, command: Any, actor: str, trace: str | None = None) -> None:
         events = decide(self._state, command)

@@ -8,7 +8,7 @@ import msgspec
 
 from domain.failures import FAILURE_TYPES, SIGNS
 from domain.outcome import Failure, Result
-from domain.plan import Plan, Task
+from domain.plan import Approvals, Escalation, Plan, Task
 from domain.policy import after_failure, after_refusal
 from domain.state import CLOSED, TRANSITIONS, WORKFLOW_TRANSITIONS, TaskState, TaskStatus
 
@@ -52,6 +52,8 @@ def page() -> str:
         "## What a plan says, and what holds if it does not",
         _table(("task", "default", ""), _fields(Task)),
         _table(("plan", "default", ""), _fields(Plan)),
+        _table(("approvals", "default", ""), _fields(Approvals)),
+        _table(("escalation", "default", ""), _fields(Escalation)),
     )
     return "\n\n".join(parts) + "\n"
 

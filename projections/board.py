@@ -11,7 +11,7 @@ from typing import Any, LiteralString, get_args
 import msgspec
 
 from domain.events import Purpose, TaskAdded
-from domain.state import TRANSITIONS, WORKFLOW_TRANSITIONS, TaskStatus
+from domain.state import TRANSITIONS, WORKFLOW_TRANSITIONS, AskState, TaskStatus
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from projections import claims
@@ -30,7 +30,17 @@ from projections.rows import load, store
 from projections.sql import statements
 from projections.waiting import waiting_on
 
-__all__ = ["Board", "BoardAsk", "BoardAttempt", "BoardDetail", "BoardTask", "BoardWorkflow", "workflow", "workflows"]
+__all__ = [
+    "Board",
+    "BoardAsk",
+    "BoardAttempt",
+    "BoardDetail",
+    "BoardTask",
+    "BoardWorkflow",
+    "asks",
+    "workflow",
+    "workflows",
+]
 
 KEPT_TASKS = 10_000
 STREAM = "workflow-"
@@ -58,6 +68,7 @@ def _rules() -> dict[LiteralString, LiteralString]:
         "{workflow_transitions}": branches(WORKFLOW_STEPS),
         "{purposes}": listed(get_args(Purpose)),
         "{outcomes}": listed(get_args(Outcome)),
+        "{ask_states}": listed(get_args(AskState)),
     }
 
 
@@ -73,6 +84,7 @@ SQL["drop"] = f"{SQL['drop']};\n{claims.SQL['drop']}"
 
 _WORKFLOWS = msgspec.json.Decoder(list[BoardWorkflow])
 _ENTRIES = msgspec.json.Decoder(list[Entry])
+_ASKS = msgspec.json.Decoder(list[BoardAsk])
 _DETAIL = msgspec.json.Decoder(BoardDetail)
 
 
@@ -80,6 +92,14 @@ async def workflows(connection: Connection, limit: int = 50, before: int | None 
     """The newest first; the next page is `before` the `first` of the last one."""
     before = 2**63 - 1 if before is None else before
     return await load(connection, _WORKFLOWS, SQL["workflows"], limit=limit, before=before) or []
+
+
+async def asks(
+    connection: Connection, *, state: str = "open", workflow: str | None = None, limit: int = 50, after: int = 0
+) -> list[BoardAsk]:
+    """In the order they were opened; the next page is `after` the `opened` of the last one. `state` may be any."""
+    given = {"state": state, "workflow": workflow, "limit": limit, "after": after}
+    return await load(connection, _ASKS, SQL["asks"], **given) or []
 
 
 async def workflow(connection: Connection, name: str) -> BoardDetail | None:

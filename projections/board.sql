@@ -88,14 +88,25 @@ CREATE TABLE board_asks (
     kind          text NOT NULL,
     shown         text NOT NULL,
     content       json NOT NULL,    -- not jsonb: shown is the hash of this text's values
-    open          boolean NOT NULL,
     opened_at     timestamptz NOT NULL,
-    answered_at   timestamptz,
-    approved      boolean,
+    opened        bigint NOT NULL,  -- position
+    question      text NOT NULL,
+    options       text[] NOT NULL,  -- none: any words
+    "default"     text,             -- what is taken at the deadline
+    who           text[] NOT NULL,  -- may answer; none: anyone
+    due           double precision,
+    state         text NOT NULL CHECK (state IN ({ask_states})),
+    closed_at     timestamptz,
+    choice        text,
     answered_by   text,
     because       text,
+    instructions  text,
+    role          text,
+    edit          jsonb,            -- domain.plan.Edit
     PRIMARY KEY (workflow, ask)
 );
+CREATE UNIQUE INDEX board_asks_opened ON board_asks (opened);
+CREATE INDEX board_asks_open ON board_asks (opened) WHERE state = 'open';
 
 CREATE FUNCTION refuse_board_task() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -191,10 +202,18 @@ ON CONFLICT (workflow, task, run) DO UPDATE SET
 
 -- store_asks: new rows and changed ones.
 INSERT INTO board_asks SELECT * FROM json_populate_recordset(
-    json_populate_record(NULL::board_asks, '{"open": true}'), %(rows)s)
+    json_populate_record(NULL::board_asks, '{"state": "open", "question": "", "options": [], "who": []}'), %(rows)s)
 ON CONFLICT (workflow, ask) DO UPDATE SET
-    open = excluded.open, answered_at = excluded.answered_at, approved = excluded.approved,
-    answered_by = excluded.answered_by, because = excluded.because
+    state = excluded.state, closed_at = excluded.closed_at, choice = excluded.choice,
+    answered_by = excluded.answered_by, because = excluded.because, instructions = excluded.instructions,
+    role = excluded.role, edit = excluded.edit
+
+-- asks: a page in the order they were opened, of one workflow or all, in one state or any.
+SELECT json_agg(page)::text FROM (
+    SELECT * FROM board_asks
+    WHERE opened > %(after)s AND (state = %(state)s OR %(state)s = 'any')
+      AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
+    ORDER BY opened LIMIT %(limit)s) AS page
 
 -- workflows: a page, the newest first.
 SELECT json_agg(page)::text FROM (
@@ -207,6 +226,6 @@ SELECT json_build_object(
               WHERE t.workflow = found.workflow),
     'attempts', (SELECT coalesce(json_agg(a ORDER BY dispatched), '[]') FROM board_attempts AS a
                  WHERE a.workflow = found.workflow),
-    'asks', (SELECT coalesce(json_agg(k ORDER BY opened_at, ask), '[]') FROM board_asks AS k
+    'asks', (SELECT coalesce(json_agg(k ORDER BY opened), '[]') FROM board_asks AS k
              WHERE k.workflow = found.workflow))::text
 FROM board_workflows AS found WHERE workflow = %(workflow)s

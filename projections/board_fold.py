@@ -9,6 +9,7 @@ import msgspec
 
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
     AskVoided,
     AttemptFailed,
@@ -18,6 +19,7 @@ from domain.events import (
     ReportRefused,
     RetryScheduled,
     TaskAdded,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -47,7 +49,7 @@ from domain.events import (
 )
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import Task
-from domain.state import TaskStatus, refusal
+from domain.state import LATE, AskState, TaskStatus, refusal
 from domain.usage import Usage
 from ledger.recorded import Recorded
 from projections.board_rows import (
@@ -62,6 +64,7 @@ from projections.board_rows import (
 )
 from projections.progress import Part, advance
 
+APPROVALS = ("before_dispatch", "before_completion")
 SHOWN_CHARACTERS = 4_000
 """The tail of an output that the board keeps; the events have all that was recorded."""
 
@@ -109,6 +112,10 @@ class Changes:
                 entry = self._entry(board, name)
                 self._end(entry, run, at, "reported", used=event.usage)
                 _judge(entry.task, agent, result)
+            case TaskAsked(task=name, run=run):
+                entry = self._entry(board, name)
+                entry.task.run = None
+                self._end(entry, run, at, "asked", used=event.usage)
             case TaskVerified(task=name, run=run, passed=passed, receipts=receipts):
                 entry = self._entry(board, name)
                 self._end(entry, run, at, "passed" if passed else "failed", used=event.usage)
@@ -183,23 +190,29 @@ class Changes:
                 _become(entry, "waiting")
                 entry.task.ask = ask
                 entry.ask = self.asks[workflow, ask] = BoardAsk(
-                    workflow, ask, name, event.kind, event.shown, event.content, opened_at=at
-                )
+                    workflow, ask, name, event.kind, event.shown, event.content, at, position, event.question,
+                    event.options, event.default, event.who, event.due,
+                )  # fmt: skip
                 board.asks += 1
             case AskAnswered(task=name, ask=ask):
-                entry = self._entry(board, name)
-                if entry.ask is None or entry.ask.ask != ask:
-                    raise LookupError(f"workflow {workflow}: ask {ask} is not the one that task {name} waits for")
-                answered = entry.ask
-                self._close_ask(board, entry)
-                answered.answered_at, answered.approved = at, event.approved
-                answered.answered_by, answered.because = event.by, event.because
-                if not event.approved:
+                entry, answered = self._asked(board, name, ask)
+                answered.choice, answered.answered_by, answered.because = event.choice, event.by, event.because
+                answered.instructions, answered.role, answered.edit = event.instructions, event.role, event.edit
+                self._close_ask(board, entry, at, "answered")
+                if answered.kind in APPROVALS and event.choice == "reject":
                     entry.task.failure = refusal(event.by, event.because)
             case WorkflowAdmitted():
                 board.status = "running"
-            case AskVoided(task=name, ask=ask):
-                self._close_ask(board, self._entry(board, name))
+            case AskExpired(task=name, ask=ask):
+                entry, expired = self._asked(board, name, ask)
+                expired.choice = event.choice
+                self._close_ask(board, entry, at, "expired")
+                if expired.kind in APPROVALS and event.choice == "reject":
+                    entry.task.failure = refusal("", LATE)
+            case AskVoided(task=name, ask=ask, why=why):
+                entry, voided = self._asked(board, name, ask)
+                voided.because = why
+                self._close_ask(board, entry, at, "voided")
             case WorkflowCompleted():
                 board.status, board.ended_at = "completed", at
                 board.progress = 1.0
@@ -313,14 +326,20 @@ class Changes:
         task = entry.task
         self._end(entry, task.run, at, "cancelled")
         if entry.ask and entry.ask.open:
-            self._close_ask(board, entry)
+            self._close_ask(board, entry, at, "voided")
         _become(entry, status)
         task.run, task.ended_at, task.retry_due = None, at, None
 
-    def _close_ask(self, board: BoardWorkflow, entry: Entry) -> None:
+    def _asked(self, board: BoardWorkflow, name: str, ask: str) -> tuple[Entry, BoardAsk]:
+        entry = self._entry(board, name)
+        if entry.ask is None or entry.ask.ask != ask:
+            raise LookupError(f"workflow {board.workflow}: ask {ask} is not the one that task {name} waits for")
+        return entry, entry.ask
+
+    def _close_ask(self, board: BoardWorkflow, entry: Entry, at: datetime, state: AskState) -> None:
         ask = entry.ask
         assert ask is not None
-        ask.open = False
+        ask.state, ask.closed_at = state, at
         self.asks[ask.workflow, ask.ask] = ask
         entry.ask = entry.task.ask = None
         board.asks -= 1

@@ -10,11 +10,12 @@ import msgspec
 
 from domain.events import AskKind, Purpose
 from domain.outcome import Failure, Receipt
-from domain.state import TaskStatus
+from domain.plan import Edit
+from domain.state import AskState, TaskStatus
 from domain.usage import Usage
 
 WorkflowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "timed_out"]
-Outcome = Literal["reported", "completed", "passed", "failed", "cancelled"]
+Outcome = Literal["reported", "asked", "completed", "passed", "failed", "cancelled"]
 
 
 class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
@@ -91,7 +92,7 @@ class StoredTask(BoardTask, omit_defaults=True, gc=False):
 
 
 class BoardAttempt(msgspec.Struct, omit_defaults=True, gc=False):
-    """One run. `outcome`: reported (not proven yet), completed, passed, failed, cancelled; None: open."""
+    """One run. `outcome`: reported (not proven yet), asked (a person), completed, passed, failed, cancelled; None: open."""
 
     workflow: str
     task: str
@@ -111,7 +112,8 @@ class BoardAttempt(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class BoardAsk(msgspec.Struct, omit_defaults=True, gc=False):
-    """`shown` is the sha256 of `content`. Closed without an answer (`open` false, `answered_at` None): cancelled."""
+    """`shown` is the sha256 of `content`, `opened` a position, `due` in seconds since the epoch. `choice` is what was
+    answered, or the default that was taken when it expired; voided ones have none."""
 
     workflow: str
     ask: str
@@ -120,11 +122,24 @@ class BoardAsk(msgspec.Struct, omit_defaults=True, gc=False):
     shown: str
     content: dict[str, Any]
     opened_at: datetime
-    open: bool = True
-    answered_at: datetime | None = None
-    approved: bool | None = None
+    opened: int
+    question: str = ""
+    options: tuple[str, ...] = ()
+    default: str | None = None
+    who: tuple[str, ...] = ()
+    due: float | None = None
+    state: AskState = "open"
+    closed_at: datetime | None = None
+    choice: str | None = None
     answered_by: str | None = None
     because: str | None = None
+    instructions: str | None = None
+    role: str | None = None
+    edit: Edit | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.state == "open"
 
 
 class BoardDetail(msgspec.Struct):

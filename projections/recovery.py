@@ -27,20 +27,22 @@ KEPT_WAITS = 50_000
 
 
 class Due(msgspec.Struct, frozen=True):
-    """Something to be decided on now. `token`, `run` and `role` are None for a retry, `attempt` its next one.
+    """Something to be decided on now. `token`, `run` and `role` are None for a retry, `attempt` its next one; `ask` is
+    the one whose deadline has passed.
 
     A limit is the end of all the time that a workflow has, or, if it names one, a task.
     """
 
     workflow: str
     task: str
-    kind: Literal["offer", "lease", "timeout", "retry", "limit"]
+    kind: Literal["offer", "lease", "timeout", "retry", "limit", "ask"]
     due: float
-    attempt: int
+    attempt: int | None = None
     token: int | None = None
     run: str | None = None
     role: str | None = None
     agent: str | None = None
+    ask: str | None = None
 
 
 class Orphan(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ CREATE TABLE waits (
     dispatched    bigint,           -- position
     PRIMARY KEY (workflow, task)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-CREATE INDEX waits_due ON waits (due) WHERE attempt IS NOT NULL;
+CREATE INDEX waits_due ON waits (due) WHERE attempt IS NOT NULL OR kind = 'ask';
 CREATE TABLE waits_seen (
     workflow text   PRIMARY KEY,
     last     bigint NOT NULL -- position
@@ -61,7 +61,7 @@ BEGIN
             THEN 'its run is over, or is out under another token'
         WHEN w.kind = 'ask' AND NOT EXISTS (
                 SELECT FROM board_asks AS k
-                WHERE k.workflow = w.workflow AND k.ask = w.ask AND k.task = w.task AND k.open)
+                WHERE k.workflow = w.workflow AND k.ask = w.ask AND k.task = w.task AND k.state = 'open')
             THEN 'its ask is closed'
         WHEN w.kind = 'timer' AND w.attempt IS NOT NULL AND w.due IS DISTINCT FROM t.retry_due
             THEN 'its timer is not the one that was set'
@@ -107,16 +107,17 @@ ON CONFLICT (workflow) DO UPDATE SET last = excluded.last
 -- due: what has fallen due, the longest overdue first.
 SELECT json_agg(found)::text FROM (
     SELECT workflow, task, 'limit' AS kind, due, NULL::integer AS token, NULL AS run, 0 AS attempt, NULL AS role,
-           NULL AS agent
+           NULL AS agent, NULL AS ask
     FROM limits WHERE due <= %(now)s
     UNION ALL
     SELECT waits.workflow, task,
-           CASE WHEN kind = 'slot' THEN 'offer' WHEN kind = 'timer' THEN 'retry'
+           CASE WHEN kind = 'slot' THEN 'offer' WHEN kind = 'timer' THEN 'retry' WHEN kind = 'ask' THEN 'ask'
                 WHEN timeout_at <= %(now)s THEN 'timeout' ELSE 'lease' END AS kind,
-           due, waits.token, waits.run, attempt, role, agent
+           due, waits.token, waits.run, attempt, role, agent, ask
     FROM waits LEFT JOIN presence
          ON (presence.workflow, presence.run, presence.token) = (waits.workflow, waits.run, waits.token)
-    WHERE due <= %(now)s AND attempt IS NOT NULL AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])
+    WHERE due <= %(now)s AND (attempt IS NOT NULL OR kind = 'ask')
+      AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])
       AND (kind <> 'lease' OR timeout_at <= %(now)s
            OR greatest(beat_at, %(listening_since)s::double precision) + lease_seconds <= %(now)s)
     ORDER BY due LIMIT %(limit)s) AS found
@@ -127,7 +128,7 @@ SELECT least((SELECT min(due) FROM limits), min(CASE WHEN kind = 'lease' THEN
            ELSE due END))
 FROM waits LEFT JOIN presence
      ON (presence.workflow, presence.run, presence.token) = (waits.workflow, waits.run, waits.token)
-WHERE attempt IS NOT NULL AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])
+WHERE (attempt IS NOT NULL OR kind = 'ask') AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])
 
 -- oldest_offer: position of the oldest dispatch to a role that nobody has started.
 SELECT min(dispatched) FROM waits WHERE kind = 'slot' AND attempt IS NOT NULL AND role = %(role)s

@@ -12,11 +12,13 @@ import msgspec
 
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
     AskVoided,
     AttemptFailed,
     RetryScheduled,
     TaskAdded,
+    TaskAsked,
     TaskBranched,
     TaskCancelled,
     TaskCompleted,
@@ -123,7 +125,9 @@ class Changes:
                 self._put(flow, wait)
             case TaskReported(task=task) if flow.of(task).kind == "slot" and flow.of(task).run is None:
                 pass  # a group whose parts are its work: nothing of it was out
-            case TaskReported(task=task) | TaskVerified(task=task) | AttemptFailed(task=task):
+            case (
+                TaskReported(task=task) | TaskVerified(task=task) | AttemptFailed(task=task) | TaskAsked(task=task)
+            ):  # fmt: skip
                 self._settle(flow, task, at)
             case RetryScheduled(task=task, attempt=attempt, due=due):
                 flow.of(task)
@@ -132,10 +136,10 @@ class Changes:
                 flow.of(task)
                 self._create(flow, branch)
                 self._put(flow, Wait(workflow, task, "dependency", missing=1, needs=(branch.id,)))
-            case AskOpened(task=task, ask=ask):
+            case AskOpened(task=task, ask=ask, due=due):
                 flow.of(task)
-                self._put(flow, Wait(workflow, task, "ask", getattr(event, "due", None), ask=ask))
-            case AskAnswered(task=task, ask=ask) | AskVoided(task=task, ask=ask):
+                self._put(flow, Wait(workflow, task, "ask", due, ask=ask))
+            case AskAnswered(task=task, ask=ask) | AskExpired(task=task, ask=ask) | AskVoided(task=task, ask=ask):
                 if flow.of(task).ask == ask:
                     self._settle(flow, task, at)
             case TaskHeld(task=task, role=role):
@@ -144,7 +148,7 @@ class Changes:
             case TaskAdded(spec=spec):
                 self._create(flow, spec)
             case TaskEdited(task=task, spec=spec):
-                if flow.of(task).kind != "timer" or any(need in flow.waits for need in spec.dependencies):
+                if flow.of(task).kind not in ("timer", "ask") or any(need in flow.waits for need in spec.dependencies):
                     self._create(flow, spec)
             case TaskCompleted(task=task) | TaskExcused(task=task):
                 self._close(flow, task)

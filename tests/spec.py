@@ -11,7 +11,9 @@ import pytest
 from domain.commands import (
     Answer,
     Command,
+    ExpireAsk,
     Redispatch,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportStarted,
@@ -23,7 +25,7 @@ from domain.errors import Refused
 from domain.events import Event
 from domain.failures import FailureType
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Plan, Task, Test
+from domain.plan import AcceptanceCriteria, Escalation, Plan, Task, Test
 from domain.state import Workflow, replay
 from domain.usage import Usage
 from domain.workflow import decide
@@ -31,6 +33,8 @@ from domain.workflow import decide
 NOW = 1_000_000.0
 AT_ONCE = Usage(seconds=0.0)
 """Of an attempt in these stories, in which no time passes and agents do not say what they use."""
+NOBODY = Escalation(due_seconds=0.0)
+"""Nobody is asked what to do where everything was tried: it has failed."""
 TESTS = AcceptanceCriteria((Test("make test", 20.0), Test("make lint", 10.0)))
 
 
@@ -70,14 +74,14 @@ class given:
             decide(self.state, self.command)
         return self
 
-    def answer(self, ask: str, approved: bool, shown: str = "", because: str = "") -> Answer:
+    def answer(self, ask: str, choice: str, shown: str = "", by: str = "pat", **more: Any) -> Answer:
         """Pat's answer to what was really shown, unless `shown` is something else."""
-        shown = shown or self.state.asks[ask].shown
-        return Answer(now=NOW, ask=ask, shown=shown, approved=approved, by="pat", because=because)
+        return Answer(now=NOW, ask=ask, shown=shown or self.state.asks[ask].shown, choice=choice, by=by, **more)
 
 
-def start(*tasks: Task, base: str | None = "c0") -> StartWorkflow:
-    return StartWorkflow(now=NOW, workflow="w", plan=Plan(id="w", tasks=tasks), base=base, repository="/srv/w.git")
+def start(*tasks: Task, base: str | None = "c0", escalation: Escalation = NOBODY, **more: Any) -> StartWorkflow:
+    plan = Plan(id="w", tasks=tasks, escalation=escalation, **more)
+    return StartWorkflow(now=NOW, workflow="w", plan=plan, base=base, repository="/srv/w.git")
 
 
 def started(run: str, token: int, agent: str = "ann", now: float = NOW) -> ReportStarted:
@@ -92,6 +96,14 @@ def completed(run: str, token: int, commit: str | None = "c1", agent: str = "ann
 def failed(run: str, token: int, kind: FailureType = "agent_error", agent: str = "ann") -> ReportFailed:
     failure = Failure(kind, "it broke")
     return ReportFailed(now=NOW, task=run.split("/")[0], run=run, token=token, agent=agent, failure=failure)
+
+
+def asked(run: str, token: int, question: str = "Which?", agent: str = "ann", **more: Any) -> ReportAsked:
+    return ReportAsked(now=NOW, task=run.split("/")[0], run=run, token=token, agent=agent, question=question, **more)
+
+
+def too_late(ask: str, now: float = NOW + 30 * 86_400) -> ExpireAsk:
+    return ExpireAsk(now=now, ask=ask)
 
 
 def verified(run: str, token: int, *receipts: Receipt, agent: str = "tess") -> ReportVerified:

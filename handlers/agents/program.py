@@ -2,9 +2,10 @@
 
 The task is JSON on standard input (and in CAIRN_TASK while it is small enough for an environment variable); the working
 directory is the run's worktree; the result is what the program changed there. A last line of standard output that is a
-JSON object is taken as `{"summary", "data", "usage"}`. The file that CAIRN_NOTES names holds the task's scratchpad, a
-JSON object; what the program has changed there is noted, however it ends. An exit code other than 0 fails the attempt,
-with the end of standard error as its reason.
+JSON object is taken as `{"summary", "data", "usage"}`; as `{"ask": {"question", "options", "due_seconds", "default"}}`
+it asks a person, and the program runs again with what they said among the task's `answers`. The file that CAIRN_NOTES
+names holds the task's scratchpad, a JSON object; what the program has changed there is noted, however it ends. An exit
+code other than 0 fails the attempt, with the end of standard error as its reason.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from typing import IO, Any
 import msgspec
 
 from cairn.agent import Agent
-from cairn.task import Failed, Result, Task, Usage
+from cairn.task import Asked, Failed, Result, Task, Usage
 
 KEPT_BYTES = 1024 * 1024
 """The end of standard output and of standard error that is kept; a result has to fit into it."""
@@ -86,11 +87,18 @@ async def _ran(cmd: str, task: Task, folder: Path, env: dict[str, str]) -> Resul
         err.close()
     said = err.kept.decode(errors="replace").strip()
     if code != 0:
-        with suppress(Failed):
+        with suppress(Failed, Asked):
             _result(task, out.kept)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise Failed(f"`{cmd}` {how}: {said.splitlines()[-1] if said else 'no word on standard error'}", detail=said)
     return _result(task, out.kept)
+
+
+class _Question(msgspec.Struct, forbid_unknown_fields=True):
+    question: str
+    options: tuple[str, ...] = ()
+    due_seconds: float | None = None
+    default: str | None = None
 
 
 class _Tail(asyncio.Protocol):
@@ -155,6 +163,9 @@ def _result(task: Task, out: bytes) -> Result:
         told: dict[str, Any] = msgspec.json.decode(last, type=dict[str, Any])
         if told.get("usage") is not None:
             task.spend(msgspec.convert(told["usage"], Usage))
+        if "ask" in told:
+            asked = msgspec.convert(told["ask"], _Question)
+            raise Asked(asked.question, asked.options, due_seconds=asked.due_seconds, default=asked.default)
         return msgspec.convert({key: told[key] for key in ("summary", "data") if key in told}, Result)
     except (ValueError, RecursionError) as error:
         raise Failed(f"the last line of output is no JSON result: {error}", type="invalid_result") from error

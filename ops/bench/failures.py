@@ -55,7 +55,7 @@ def _plan(name: str, tasks: int) -> dict[str, Any]:
             "max_attempts": 6, "retry": {"initial_seconds": 0.05}, "max_debug_attempts": 3, "max_branch_depth": 3,
             "failure_routing": {"test_failure": "coder"},
         }  # fmt: skip
-    return plan
+    return {**plan, "escalation": {"due_seconds": 0}}
 
 
 async def _watch(pid: int, memory: list[int]) -> None:

@@ -82,7 +82,8 @@ def _ours(error: BaseException, text: str, arguments: list[str]) -> Stop:
         case NotFound():
             return Stop(stop.NOT_FOUND, text, fix="cairn ls")
         case Conflict():
-            about = " ".join(arguments[1:2]) if arguments[0] in ("approve", *ACTS) else ""
+            about = " ".join(arguments[1:2]) if arguments[0] in ("approve", "answer", *ACTS) else ""
+            about = about.partition("/")[0]
             return Stop(stop.CONFLICT, text, fix=f"cairn show {about}" if about else "cairn ls")
         case Invalid():
             places = (

@@ -36,14 +36,14 @@ def _news(data: dict[str, Any]) -> str:
         "branch": f"branch {_id(data.get('branch'))}",
         "failure": f"{failure.get('type')}: {failure.get('message')}",
         "result": " ".join(part for part in (commit(result.get("commit")), result.get("summary")) if part),
-        "ask": f"{data.get('ask')}: {data.get('kind') or ('approved' if data.get('approved') else 'refused')}",
+        "ask": f"{data.get('ask')}: {data.get('kind') or data.get('choice') or data.get('why') or 'no answer'}",
         "because": f"because {data.get('because')}",
         "reason": f"{data.get('reason')}",
     }
     news = [str(text) for name, text in told.items() if data.get(name) is not None]
     if data.get("run"):
         news.insert(0, str(data["run"]))
-    elif "due" in data:
+    elif "due" in data and "attempt" in data:
         due = datetime.fromtimestamp(data["due"], UTC).astimezone()
         news.insert(0, f"attempt {data.get('attempt')} at {due:%H:%M:%S}")
     return "  ".join(news)

@@ -4,16 +4,14 @@ import shlex
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from domain.usage import Usage
+from ops.cli.question import receipt_lines, said, tail
 from ops.cli.text import between, clean, commit, line, plural
-from projections.board_rows import BoardAsk, BoardAttempt, BoardDetail, BoardTask
+from projections.board_rows import BoardAttempt, BoardDetail, BoardTask
 from projections.used import Rollup, used
-
-OUTPUT_LINES = 12
 
 
 def details(detail: BoardDetail, now: datetime) -> list[str]:
@@ -39,7 +37,7 @@ def summary(detail: BoardDetail, repository: str | None, *, up: bool = True) -> 
         ("tasks", ", ".join(counts)),
         ("attempts", f"{len(tries)} of work, {plural(len(tests), 'run')} of tests, {len(failed)} failed"),
         *(("failed", text) for text in _mended(detail)),
-        *(("approved", text) for text in _answers(detail)),
+        *(("asked", text) for text in _answers(detail)),
         *(("commit", f"{commit(task.commit)}  {branch_of(task)}") for task in detail.tasks if task.commit),
         *(("used", text) for text in _used(used(detail).workflow)),
         ("positions", f"{flow.first} to {flow.last}"),
@@ -52,27 +50,6 @@ def summary(detail: BoardDetail, repository: str | None, *, up: bool = True) -> 
     return [f"{name:<10} {text}".rstrip() for name, text in rows]
 
 
-def question(workflow: str, ask: BoardAsk) -> list[str]:
-    """Exactly what an answer approves: all of the content that its hash covers."""
-    when = {
-        "before_dispatch": "before it starts",
-        "before_completion": "before it counts as completed",
-        "budget": "whose budget does not suffice",
-    }[ask.kind]
-    content = ask.content
-    lines = [f"{workflow} asks a person about task {line(str(content.get('task', ask.task)))}, {when} ({ask.ask})"]
-    for name, value in content.items():
-        if name not in ("task", "receipts") and value not in ("", None, [], {}):
-            lines += _block(name, value)
-    for receipt in content.get("receipts", ()):
-        lines += _receipt(receipt)
-    return [*lines, f"  sha256 {ask.shown}"]
-
-
-def answer_command(workflow: str, ask: str) -> str:
-    return f"cairn approve {workflow} {ask}"
-
-
 def branch_of(task: BoardTask) -> str:
     """The Git branch that holds the task's accepted work."""
     return f"ai/generated/{task.workflow}/{task.task}"
@@ -82,12 +59,7 @@ def _asks(detail: BoardDetail) -> Iterator[str]:
     if detail.asks:
         yield from ("", "Asks")
     for ask in detail.asks:
-        if ask.open:
-            yield f"  {ask.ask}  {ask.task}  {ask.kind}  open: {answer_command(detail.workflow.workflow, ask.ask)}"
-        else:
-            said = {True: "approved", False: "refused", None: "void"}[ask.approved]
-            by = f" by {line(ask.answered_by)}" if ask.answered_by else ""
-            yield f"  {ask.ask}  {ask.task}  {ask.kind}  {said}{by}: {line(ask.because or 'no reason given')}"
+        yield f"  {ask.ask}  {ask.task}  {ask.kind}  {line(said(ask))}"
 
 
 def _attempts(detail: BoardDetail, now: datetime) -> Iterator[str]:
@@ -134,9 +106,9 @@ def _failures(detail: BoardDetail) -> Iterator[str]:
             yield from ("", f"Why {task.task} failed: {task.failure.type}: {line(task.failure.message)}")
             if any(receipt.exit_code or receipt.timed_out for receipt in task.receipts):
                 for receipt in task.receipts:
-                    yield from _receipt(msgspec.to_builtins(receipt))
+                    yield from receipt_lines(msgspec.to_builtins(receipt))
             elif task.failure.detail:
-                yield from _tail(task.failure.detail)
+                yield from tail(task.failure.detail)
 
 
 def _commits(detail: BoardDetail) -> Iterator[str]:
@@ -175,40 +147,13 @@ def _then(one: BoardAttempt, detail: BoardDetail) -> str:
 
 def _answers(detail: BoardDetail) -> Iterator[str]:
     for ask in detail.asks:
-        if ask.approved is not None:
-            said = "approved" if ask.approved else "refused"
-            yield line(f"{ask.task} {ask.kind}: {said} by {ask.answered_by}, {ask.because or 'no reason given'}")
+        if ask.state in ("answered", "expired"):
+            yield line(f"{ask.task} {ask.kind}: {said(ask)}")
 
 
 def _last_commit(detail: BoardDetail) -> BoardTask | None:
     made = [task for task in detail.tasks if task.commit and not task.depth]
     return max(made, key=lambda task: task.updated, default=None)
-
-
-def _block(name: str, value: Any) -> Iterator[str]:
-    text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    first, *rest = clean(text).splitlines() or [""]
-    if rest:
-        yield f"  {name}:"
-        yield from (f"    {each}" for each in (first, *rest))
-    else:
-        yield f"  {name}: {first}"
-
-
-def _receipt(receipt: dict[str, Any]) -> Iterator[str]:
-    code = "killed for time" if receipt.get("timed_out") else f"exit code {receipt.get('exit_code')}"
-    yield f"  $ {line(str(receipt.get('cmd', '')))}"
-    chance = ", flaky: it had failed on this commit before" if receipt.get("flaky") else ""
-    yield "    " + line(f"{code}, {receipt.get('duration_seconds')} s, {receipt.get('isolation')}{chance}")
-    if receipt.get("timed_out") or receipt.get("exit_code"):
-        yield from _tail(str(receipt.get("output", "")))
-
-
-def _tail(output: str) -> Iterator[str]:
-    lines = clean(output).rstrip().splitlines()
-    if len(lines) > OUTPUT_LINES:
-        yield f"    | … {len(lines) - OUTPUT_LINES} lines before"
-    yield from (f"    | {each}" for each in lines[-OUTPUT_LINES:])
 
 
 def repository_of(detail: BoardDetail) -> str | None:

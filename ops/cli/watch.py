@@ -32,13 +32,13 @@ def command(workflow: str | None = None, /, *, output: Form = "text", place: Pla
     if workflow is None:
         return _all(place, seen, output)
     from ops.cli.follow import follow
-    from ops.cli.report import answer_command
+    from ops.cli.question import answer_command
     from ops.cli.screen import JsonLines, screen
     from projections.board_rows import BoardAsk, BoardDetail
 
     def answer(detail: BoardDetail, ask: BoardAsk) -> None:
         name = detail.workflow.workflow
-        say(f"{name} asks a person about {ask.task}; look and answer: {answer_command(name, ask.ask)}")
+        say(f"{name} asks a person about {ask.task}; look and answer: {answer_command(name, ask)}")
 
     with JsonLines() if output == "jsonl" else screen(seen) as view:
         detail = follow(client, workflow, 0, view, answer)

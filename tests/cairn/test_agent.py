@@ -81,7 +81,7 @@ class Stage:
 
     async def report(self, run: str, *kinds: str) -> dict[str, Any]:
         """The first report on a run that is not only that it began (or of these kinds)."""
-        wanted = kinds or ("completed", "failed", "verified")
+        wanted = kinds or ("completed", "failed", "verified", "asked")
         async with asyncio.timeout(SECONDS):
             while True:
                 for report in self.reports:
@@ -119,6 +119,26 @@ async def serving(agent: Agent, stage: Stage) -> AsyncIterator[asyncio.Event]:
 async def failure_of(stage: Stage, run: str) -> tuple[str, str]:
     failure = (await stage.report(run, "failed"))["failure"]
     return failure["type"], failure["message"]
+
+
+async def test_a_question_ends_the_run_and_its_answer_is_what_the_same_call_returns(stage: Stage) -> None:
+    agent = Agent("coder", name="ann")
+
+    @agent.task
+    async def work(task: Task) -> str:
+        first = await task.ask("Which?", ["red", "blue"], due_seconds=60.0, default="red")
+        second = await task.ask("And why?")
+        return f"{first.choice} {second.choice or 'for no reason'}"
+
+    red, none = {"ask": "ask-1", "question": "Which?", "choice": "red"}, {"ask": "ask-2", "question": "And why?"}
+    async with serving(agent, stage):
+        asked = await stage.report(await stage.offer())
+        told = {"question": "Which?", "options": ["red", "blue"], "due_seconds": 60.0, "default": "red"}
+        assert (asked["kind"], asked["ask"]) == ("asked", told)
+        again = await stage.report(await stage.offer(answers=[red]))
+        assert (again["kind"], again["ask"]["question"]) == ("asked", "And why?")
+        done = await stage.report(await stage.offer(answers=[red, none]))
+        assert done["result"]["summary"] == "red for no reason"
 
 
 async def test_a_task_becomes_a_result(stage: Stage) -> None:

@@ -89,10 +89,12 @@ async def test_a_person_answers(client: Client) -> None:
     run = await client.submit(ASKING)
     (ask,) = (await client.workflow(run.workflow, run.position))["asks"]
     with pytest.raises(Conflict, match="look again"):
-        await client.answer(run.workflow, ask["ask"], approved=True, shown="0" * 64)
-    done = await client.answer(run.workflow, ask["ask"], approved=True, shown=ask["shown"], because="fine")
+        await client.answer(run.workflow, ask["ask"], choice="approve", shown="0" * 64)
+    done = await client.answer(run.workflow, ask["ask"], choice="approve", shown=ask["shown"], because="fine")
     (ask,) = (await client.workflow(run.workflow, done["position"]))["asks"]
-    assert (ask["approved"], ask["answered_by"], ask["because"]) == (True, "Pät", "fine")
+    assert (ask["choice"], ask["answered_by"], ask["because"]) == ("approve", "Pät", "fine")
+    assert await client.asks(workflow=run.workflow) == []
+    assert await client.asks(state="answered", limit=1) == [ask]
 
 
 async def test_errors_say_what_is_wrong(system: Served, client: Client) -> None:

@@ -21,6 +21,7 @@ PAIRS = [
     (public.Failure, outcome.Failure),
     (public.Test, plan.Test),
     (public.Debug, events.Debug),
+    (public.Answered, events.Answered),
     (public.Usage, usage.Spent),
     (public.Budget, plan.Budget),
 ]

@@ -89,7 +89,7 @@ def test_a_branch_is_opened_while_paused_and_dispatched_later_with_all_it_is_tol
 
 def test_a_person_may_decide_while_paused_and_what_they_approve_is_held() -> None:
     story = given(start(Task("a", approval=("before_dispatch",))), PAUSE)
-    story.when(story.answer("ask-1", True)).then(An(AskAnswered), An(TaskHeld, "a"))
+    story.when(story.answer("ask-1", "approve")).then(An(AskAnswered), An(TaskHeld, "a"))
     story.when(RESUME).then(An(WorkflowResumed), An(TaskDispatched, "a", run="a/1"))
 
 

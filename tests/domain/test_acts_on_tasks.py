@@ -5,21 +5,25 @@ from typing import Any
 from spec import NOW, TESTS, An, completed, failed, given, green, red, retry, start, started, verified
 
 from domain.acts import TASK_BYTES, InvalidTasks
-from domain.commands import Act, AddTasks, Cancel, EditTask, Pause, Resume, SplitTask, StartWorkflow
-from domain.errors import Refused
+from domain.commands import Act, AddTasks, Cancel, EditTask, Pause, Prioritise, Resume, SplitTask, StartWorkflow
+from domain.errors import Conflict, Refused
 from domain.events import (
     AskAnswered,
     AskOpened,
+    AskVoided,
     AttemptFailed,
     RetryScheduled,
     TaskAdded,
     TaskCompleted,
     TaskDispatched,
     TaskEdited,
+    TaskHeld,
+    TaskPrioritised,
     TaskReported,
     TaskStarted,
     TaskVerified,
     WorkflowCompleted,
+    WorkflowPaused,
     WorkflowResumed,
 )
 from domain.plan import Plan, Task
@@ -71,10 +75,36 @@ def test_a_task_is_not_edited_while_it_is_under_way() -> None:
     given(start(A), started("a/1", 1)).when(edit("a", description="x")).refused(
         Refused, r"task a is running and cannot be edited: it is under way \(a/1\)"
     )
-    given(start(Task("a", approval=("before_dispatch",)))).when(edit("a", description="x")).refused(
-        Refused, "answer ask-1 first"
-    )
+    given(start(Task("a", approval=("before_completion",))), completed("a/1", 1)).when(
+        edit("a", description="x")
+    ).refused(Refused, "answer ask-1 first")
     given(start(A, B), completed("a/1", 1)).when(edit("a", description="x")).refused(Refused, "task a is completed")
+
+
+def test_what_a_person_is_to_approve_can_be_edited_and_is_asked_for_anew() -> None:
+    story = given(start(Task("a", approval=("before_dispatch",))))
+    old = story.answer("ask-1", "approve")
+    story.when(edit("a", description="x")).then(
+        An(AskVoided, "a", ask="ask-1", why="so be it"), An(TaskEdited, "a"), An(AskOpened, "a", ask="ask-2")
+    )
+    story.when(old).refused(Conflict, "ask ask-1 is void, what it showed is no longer so: ask ask-2 asks anew")
+    story.when(story.answer("ask-2", "approve")).then(An(AskAnswered), An(TaskDispatched, "a", description="x"))
+
+
+def test_how_urgent_a_task_is_changes_nothing_of_what_was_approved() -> None:
+    story = given(start(Task("a", approval=("before_dispatch",))))
+    story.when(edit("a", priority=7)).then(An(TaskEdited, "a"))
+    story.when(by_pat(Prioritise, task="a", priority=9)).then(An(TaskPrioritised, "a"))
+    story.when(story.answer("ask-1", "approve")).then(An(AskAnswered), An(TaskDispatched, "a"))
+
+
+def test_what_was_approved_and_edited_while_it_was_held_is_asked_for_anew() -> None:
+    story = given(start(Task("a", approval=("before_dispatch",))), by_pat(Pause))
+    story = story.when(story.answer("ask-1", "approve")).then(An(AskAnswered), An(TaskHeld, "a"))
+    story.when(edit("a", description="x")).then(An(TaskEdited, "a"))
+    story.when(by_pat(Resume)).then(An(WorkflowResumed), An(AskOpened, "a", ask="ask-2", kind="before_dispatch"))
+    story.when(by_pat(Pause)).then(An(WorkflowPaused))
+    story.when(by_pat(Resume)).then(An(WorkflowResumed))
 
 
 def test_an_edit_that_no_plan_could_hold_names_the_place() -> None:
@@ -215,8 +245,8 @@ def test_the_tests_of_a_group_are_run_on_what_its_parts_made_and_if_they_fail_an
 def test_a_person_may_be_asked_before_a_group_completes() -> None:
     both = ("before_dispatch", "before_completion")
     story = given(start(Task("g", group=True, approval=both)))
-    story.when(story.answer("ask-1", True)).then(An(AskAnswered), An(TaskReported), An(AskOpened, "g"))
-    story.when(story.answer("ask-2", True)).then(An(AskAnswered), An(TaskCompleted, "g"), An(WorkflowCompleted))
+    story.when(story.answer("ask-1", "approve")).then(An(AskAnswered), An(TaskReported), An(AskOpened, "g"))
+    story.when(story.answer("ask-2", "approve")).then(An(AskAnswered), An(TaskCompleted, "g"), An(WorkflowCompleted))
 
 
 def test_a_chain_of_groups_of_any_length_completes_at_once() -> None:

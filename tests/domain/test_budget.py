@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from spec import NOW, An, completed, failed, given, offer_again, retry, started
+from spec import NOBODY, NOW, An, asked, completed, failed, given, offer_again, retry, started, too_late
 from test_usage import PRICES, told, used
 
 from domain.budget import Books
@@ -20,6 +20,7 @@ from domain.commands import (
 from domain.errors import Refused
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
     AttemptFailed,
     BudgetRaised,
@@ -36,7 +37,7 @@ from domain.events import (
 from domain.outcome import Failure, Result
 from domain.plan import Budget, Plan, Task
 from domain.state import Workflow, replay
-from domain.usage import Spent
+from domain.usage import Spent, Usage
 from domain.workflow import decide
 
 A = Task("a")
@@ -145,7 +146,7 @@ def test_where_nothing_is_left_a_person_is_asked_instead_of_a_dispatch() -> None
     story = given(within(A, Task("b", dependencies=("a",)), budget=Budget(tokens=1_000)))
     story.when(done("a/1", 1, 1_000)).then(An(TaskStarted), An(TaskCompleted), An(AskOpened, "b", kind="budget"))
     assert story.events[-1].content["raise"] == {"workflow": {"tokens": 1_000}}
-    story.when(story.answer("ask-1", True)).then(
+    story.when(story.answer("ask-1", "raise")).then(
         An(AskAnswered, "b"),
         BudgetRaised(scope="workflow", amount=Budget(tokens=1_000), by="pat"),
         An(TaskDispatched, "b", budget=Budget(tokens=1_000)),
@@ -154,7 +155,7 @@ def test_where_nothing_is_left_a_person_is_asked_instead_of_a_dispatch() -> None
 
 def test_whom_a_person_gives_no_more_fails() -> None:
     story = given(within(A, Task("b", dependencies=("a",)), budget=Budget(tokens=9)), done("a/1", 1, 10))
-    story.when(story.answer("ask-1", False, because="too dear")).then(
+    story.when(story.answer("ask-1", "fail", because="too dear")).then(
         An(AskAnswered), TaskFailed(task="b", failure=Failure("budget", "too dear")), An(WorkflowFailed)
     )
 
@@ -162,7 +163,7 @@ def test_whom_a_person_gives_no_more_fails() -> None:
 def test_a_retry_is_an_attempt_and_the_last_one_asks() -> None:
     story = given(within(Task("a", budget=Budget(attempts=2))), failed("a/1", 1), retry(2), failed("a/2", 2))
     story.when(retry(3)).then(An(AskOpened, kind="budget"))
-    story.when(story.answer("ask-1", True)).then(
+    story.when(story.answer("ask-1", "raise")).then(
         An(AskAnswered), An(BudgetRaised, scope="task/a", amount=Budget(attempts=2)), An(TaskDispatched, run="a/3")
     )
 
@@ -175,6 +176,35 @@ def test_raising_a_budget_lets_all_go_on_that_waited_for_it() -> None:
         An(AskAnswered, "b", by="pat"), An(TaskDispatched, "b", budget=Budget(tokens=50)),
         An(AskAnswered, "c", by="pat"), An(TaskDispatched, "c", budget=Budget(tokens=50)),
     )  # fmt: skip
+
+
+def test_time_in_which_they_waited_for_it_does_not_count() -> None:
+    plan = within(A, Task("b", dependencies=("a",)), Task("c", dependencies=("a",)), budget=Budget(tokens=90))
+    more = msgspec.structs.replace(raised(Budget(tokens=100)), now=NOW + 5000)
+    story = given(plan, done("a/1", 1, 90), more)
+    assert story.state.clock.due == NOW + 5000 + 1800
+
+
+def test_nobody_adds_to_a_budget_by_not_answering() -> None:
+    plan = within(A, Task("b", dependencies=("a",)), budget=Budget(tokens=9))
+    story = (
+        given(plan, done("a/1", 1, 10))
+        .when(too_late("ask-1", NOW + 86_400))
+        .then(
+            An(AskExpired, "b", choice="fail"),
+            TaskFailed(task="b", failure=Failure("budget", "nobody answered in time")),
+            An(WorkflowFailed),
+        )
+    )
+    at_once = msgspec.structs.replace(plan, plan=msgspec.structs.replace(plan.plan, escalation=NOBODY))
+    story = given(at_once, done("a/1", 1, 10))
+    assert story.state.asks["ask-1"].due == NOW
+
+
+def test_a_run_that_ends_with_a_question_is_counted_too() -> None:
+    story = given(within(ONE_MORE), started("a/1", 1), asked("a/1", 1, spent=spent(400)))
+    assert story.state.tasks["a"].runs[0].usage == Usage(input_total=400, output=0, seconds=0.0)
+    story.when(story.answer("ask-1", "that one")).then(An(AskAnswered), An(TaskDispatched, budget=Budget(tokens=600)))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from domain.commands import (
     Answer,
     Cancel,
     EditTask,
+    ExpireAsk,
     ExpireLease,
     ExpireRun,
     ExpireTask,
@@ -33,6 +34,7 @@ from domain.commands import (
     RaiseBudget,
     Redispatch,
     Report,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportNoted,
@@ -53,12 +55,15 @@ from domain.commands import (
 from domain.errors import Refused
 from domain.events import (
     AskAnswered,
+    AskExpired,
     AskOpened,
     AskVoided,
     AttemptFailed,
     ReportRefused,
     RetryScheduled,
+    TaskAsked,
     TaskCancelled,
+    TaskCompleted,
     TaskDispatched,
     TaskEdited,
     TaskExcused,
@@ -71,13 +76,14 @@ from domain.events import (
 )
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Budget, Route, Task, Test
+from domain.plan import AcceptanceCriteria, Approvals, Budget, Edit, Escalation, Route, Task, Test
 from domain.plan import Retry as Backoff
 from domain.state import (
     CLOSED,
     PASSED,
     TRANSITIONS,
     WORKFLOW_TRANSITIONS,
+    Ask,
     TaskState,
     Workflow,
     evolve,
@@ -94,13 +100,16 @@ BAD = [2, 10, 11, *range(13, 23)]
 MOST_STEPS = 3_000
 """Far more than the longest history a plan of five tasks can have: beyond it, it does not end."""
 
+MOST_ANSWERS = 30
+"""People who are asked again and again leave it to the default some day: else it is they who keep it from ending."""
+
 Move = tuple[str, int, int]
 MOVES = st.tuples(
     st.sampled_from(
         ["start", "admit", "grant", "started", "completed", "failed", "verified", "offer", "lease", "timeout", "retry"]
         * 4
-        + ["answer"] * 4
-        + ["noted", "used", "reserve", "settle", "raise"] * 2
+        + ["answer", "asked"] * 4
+        + ["noted", "used", "reserve", "settle", "raise", "unanswered"] * 2
         + ["pause", "resume", "retry_now", "skip", "edit", "add", "split", "prioritise", "expire"]
         + ["cancel", "cancel_one", "restore", "out_of_time"]
     ),
@@ -151,10 +160,15 @@ def plans(draw: st.DrawFn) -> StartWorkflow:
         )
         for n, name in enumerate(names)
     ]
-    begin = start(*draw(st.permutations(tasks)), base=draw(st.sampled_from([None, "c0"])))
-    plan = msgspec.structs.replace(begin.plan, budget=draw(BUDGETS))
+    begin = start(
+        *draw(st.permutations(tasks)),
+        base=draw(st.sampled_from([None, "c0"])),
+        escalation=Escalation(draw(st.sampled_from([0.0, 60.0])), draw(st.sampled_from(["fail", "accept"]))),
+        approvals=Approvals(default=draw(st.sampled_from(["approve", "reject"]))),
+        budget=draw(BUDGETS),
+    )
     limited = tuple(draw(st.sets(st.sampled_from(["coder", "debugger"]))))
-    return msgspec.structs.replace(begin, plan=plan, queued=draw(st.booleans()), limited_roles=limited)
+    return msgspec.structs.replace(begin, queued=draw(st.booleans()), limited_roles=limited)
 
 
 class Witness:
@@ -189,7 +203,9 @@ class Witness:
 
     def _outcome_is_fenced(self, command: WorkflowCommand, events: list[WorkflowEvent]) -> None:
         """Only the last token given out for a task is believed, and each run has one outcome."""
-        ends_a_run = isinstance(command, ReportCompleted | ReportFailed | ReportVerified | ExpireLease | ExpireRun)
+        ends_a_run = isinstance(
+            command, ReportCompleted | ReportFailed | ReportVerified | ReportAsked | ExpireLease | ExpireRun
+        )
         if not ends_a_run or not events or isinstance(events[0], ReportRefused):
             return
         assert command.token == self.tokens[command.task]
@@ -217,9 +233,15 @@ class Witness:
             case AskOpened(ask=ask, task=name):
                 self.asks[ask] = name
                 self.timers.pop(name, None)
-            case AskAnswered(ask=ask) | AskVoided(ask=ask):
+            case AskAnswered(ask=ask) | AskExpired(ask=ask) | AskVoided(ask=ask):
                 del self.asks[ask]
-            case TaskHeld(task=name) | TaskCancelled(task=name) | TaskExcused(task=name) | TaskFailed(task=name):
+            case (
+                TaskHeld(task=name)
+                | TaskCompleted(task=name)
+                | TaskCancelled(task=name)
+                | TaskExcused(task=name)
+                | TaskFailed(task=name)
+            ):
                 self.timers.pop(name, None)
             case TaskEdited(task=name) if self.state.tasks[name].missing:
                 self.timers.pop(name, None)
@@ -305,8 +327,9 @@ def told(state: Workflow, move: Move) -> WorkflowCommand:
     if kind == "answer":
         asks = [*state.asks.items(), ("ask-99", None)]
         name, ask = asks[which % len(asks)]
-        shown = ask.shown if ask and how != 9 else "f" * 64
-        return Answer(now=NOW, ask=name, shown=shown, approved=how % 3 > 0, by="pat")
+        return answer(state, name, ask, how, shown="f" * 64 if how == 9 else "")
+    if kind == "unanswered":
+        return ExpireAsk(now=NOW + (how > 4) * 30 * 86_400, ask=f"ask-{which}")
     wanted = {"retry": "retrying", "grant": "queued"}.get(kind)
     likely = [task for task in state.tasks.values() if (task.status == wanted if wanted else task.run)]
     tasks = likely or [*state.tasks.values()]
@@ -348,6 +371,19 @@ ACTS: dict[str, Callable[[Workflow, str, int], WorkflowCommand]] = {
 }
 
 
+def answer(state: Workflow, name: str, ask: Ask | None, how: int, shown: str = "") -> Answer:
+    """One of the options, with what it takes; whoever is asked an open question says something."""
+    options = (ask and ask.options) or ("because",)
+    choice = options[how % len(options)]
+    by = {"now": NOW, "ask": name, "shown": shown or (ask.shown if ask else "f" * 64), "by": "pat"}
+    if ask is None or ask.kind != "escalation":
+        return Answer(choice=choice, **by)
+    role = "writer" if state.tasks[ask.task].spec.agent_role == "coder" else "coder"
+    tests = tuple(Test(f"test {i}") for i in range(how % 3))
+    edit = Edit(f"as {name} has it", {"how": how}, tests) if choice == "edit" else None
+    return Answer(choice=choice, instructions=f"{how}", role=role if choice == "reassign" else None, edit=edit, **by)
+
+
 DEADLINES: dict[str, type[Redispatch | ExpireLease | ExpireRun]] = {
     "offer": Redispatch, "lease": ExpireLease, "timeout": ExpireRun,
 }  # fmt: skip
@@ -370,6 +406,8 @@ def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
         return ReportCompleted(now=NOW, result=Result("done", commit, data="odd" if how == 5 else None), **who)
     if kind == "failed":
         return ReportFailed(now=NOW, failure=Failure(FAILURE_TYPES[how % len(FAILURE_TYPES)], "it broke"), **who)
+    if kind == "asked":
+        return ReportAsked(now=NOW, question=f"q{how}", options=("this", "that")[: how % 3], **who)
     commit = task.result.commit if task.result and how != 5 else "another"
     codes = [0, 0, 1, None, 127, 0][how % 6]
     tests = task.spec.acceptance_criteria.tests
@@ -380,6 +418,7 @@ def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
 
 def persist(witness: Witness, fate: list[int]) -> None:
     """Somebody always takes the next thing that is open, and always answers: well or badly as `fate` has it."""
+    patience = MOST_ANSWERS
     for step in range(MOST_STEPS):
         if witness.state.status == "queued":
             assert witness.see(Admit(now=NOW))
@@ -394,10 +433,12 @@ def persist(witness: Witness, fate: list[int]) -> None:
             kind = "verified" if task.run.purpose == "verify" else "completed"
             agent = task.run.agent or ("tess" if task.run.purpose == "verify" else "ann")
             who = {"task": task.spec.id, "run": task.run.id, "token": task.run.token, "agent": agent}
-            command = outcome(task, "failed" if how > 9 else kind, how, **who)
+            bad = "asked" if how > 20 and kind == "completed" else "failed"
+            command = outcome(task, bad if how > 9 else kind, how, **who)
+        elif task.ask and (how == 7 or not patience):
+            command = ExpireAsk(now=witness.state.asks[task.ask].due or NOW, ask=task.ask)
         elif task.ask:
-            shown = witness.state.asks[task.ask].shown
-            command = Answer(now=NOW, ask=task.ask, shown=shown, approved=how % 4 > 0, by="pat")
+            command, patience = answer(witness.state, task.ask, witness.state.asks[task.ask], how - 1), patience - 1
         elif task.status == "queued":
             command = Grant(now=NOW, task=task.spec.id, run=f"{task.spec.id}/{task.attempt + 1}")
         else:
@@ -435,7 +476,8 @@ def test_every_history_keeps_the_promises_and_comes_to_an_end(
         again.see(command)
     assert again.events == witness.events
 
-    ends = [(type(it), it.run) for it in stored if isinstance(it, TaskReported | TaskVerified | AttemptFailed)]
+    outcomes = TaskReported | TaskVerified | AttemptFailed | TaskAsked
+    ends = [(type(it), it.run) for it in stored if isinstance(it, outcomes)]
     assert len(ends) == len(set(ends)), "a run ended twice"
 
 

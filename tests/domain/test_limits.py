@@ -3,28 +3,34 @@
 from typing import Any
 
 import msgspec
-from spec import NOW, TESTS, An, completed, failed, given, red, retry, start, started, verified
+from spec import NOBODY, NOW, TESTS, An, completed, failed, given, red, retry, start, started, too_late, verified
 
 from domain.clock import Clock
 from domain.commands import Cancel, ExpireTask, ExpireWorkflow, Pause, Restore, Resume, StartWorkflow
 from domain.events import (
+    AskAnswered,
+    AskExpired,
+    AskOpened,
     AttemptFailed,
     ReportRefused,
     TaskCancelled,
+    TaskCompleted,
     TaskDispatched,
     TaskFailed,
     TaskSkipped,
+    WorkflowCompleted,
     WorkflowFailed,
     WorkflowResumed,
     WorkflowTimedOut,
 )
-from domain.plan import Plan, Task
+from domain.plan import Escalation, Plan, Task
 
 ASKS = Task("a", approval=("before_dispatch",))
 
 
-def begun(*tasks: Task, seconds: float | None = 100.0) -> StartWorkflow:
-    return StartWorkflow(now=NOW, workflow="w", plan=Plan(id="w", tasks=tasks, timeout_seconds=seconds), base="c0")
+def begun(*tasks: Task, seconds: float | None = 100.0, escalation: Escalation = NOBODY) -> StartWorkflow:
+    plan = Plan(id="w", tasks=tasks, timeout_seconds=seconds, escalation=escalation)
+    return StartWorkflow(now=NOW, workflow="w", plan=plan, base="c0")
 
 
 def over(after: float) -> ExpireWorkflow:
@@ -63,10 +69,10 @@ def test_half_an_hour_is_what_a_plan_gives_that_does_not_say() -> None:
 def test_time_in_which_a_person_is_asked_does_not_count() -> None:
     story = given(begun(ASKS, Task("b", approval=("before_dispatch",))))
     story.when(over(1e6)).then()
-    first = at(story.answer("ask-1", True), 1000)
+    first = at(story.answer("ask-1", "approve"), 1000)
     story = given(begun(ASKS, Task("b", approval=("before_dispatch",))), first)
     story.when(over(1e6)).then()
-    second = at(story.answer("ask-2", True), 2000)
+    second = at(story.answer("ask-2", "approve"), 2000)
     story = given(begun(ASKS, Task("b", approval=("before_dispatch",))), first, second)
     assert story.state.clock.due == NOW + 2100
 
@@ -118,6 +124,31 @@ def test_a_task_has_its_time_for_all_attempts_together_from_the_first_dispatch_o
 def test_a_task_whose_time_is_over_between_two_attempts_has_no_other() -> None:
     story = given(begun(LIMITED, Task("b", dependencies=("a",))), failed("a/1", 1)).when(expired(50))
     story.then(An(TaskFailed, "a"), An(TaskSkipped, "b"), An(WorkflowFailed))
+
+
+def test_a_person_may_give_a_task_whose_time_is_over_all_of_it_anew() -> None:
+    story = given(begun(LIMITED, escalation=Escalation()), failed("a/1", 1))
+    story.when(expired(50)).then(An(AskOpened, "a", kind="escalation", at=NOW + 50))
+    story.when(expired(1e6)).then()
+    story.when(at(story.answer("ask-1", "fail"), 900)).then(An(AskAnswered), An(TaskFailed, "a"), An(WorkflowFailed))
+    assert story.events[1].failure.message == "task a took longer than 50 s in all"
+    story = given(begun(LIMITED, escalation=Escalation()), expired(50))
+    story.when(at(story.answer("ask-1", "retry"), 900)).then(
+        An(AskAnswered), An(TaskDispatched, run="a/2", expires=NOW + 950)
+    )
+
+
+def test_where_nobody_is_asked_what_was_done_until_then_is_accepted_if_the_plan_says_so() -> None:
+    tested = Task("a", total_seconds=50.0, acceptance_criteria=TESTS)
+    accepts = begun(tested, escalation=Escalation(due_seconds=0.0, default="accept"))
+    given(accepts, completed("a/1", 1)).when(expired(50)).then(
+        An(AttemptFailed), An(TaskCompleted, "a", run="a/1", waived_by="the plan"), An(WorkflowCompleted)
+    )
+    story = given(accepts, completed("a/1", 1), verified("a/verify.1", 2, *red()), retry(2))
+    story.when(expired(50)).then(An(AttemptFailed), An(AskOpened, "a", kind="escalation", due=NOW + 50))
+    story.when(too_late("ask-1", NOW + 50)).then(
+        An(AskExpired, choice="accept"), An(TaskCompleted, "a", run="a/1"), An(WorkflowCompleted)
+    )
 
 
 def test_who_mends_a_task_has_no_more_time_than_the_task() -> None:

@@ -390,7 +390,10 @@ BOUNDS = [
 @pytest.mark.parametrize(("kind", "name", "keyword", "bound"), BOUNDS)
 def test_a_bound_is_within_the_range_unless_it_is_exclusive(kind: str, name: str, keyword: str, bound: float):
     fields = {"Task": {name: bound}, "Retry": {"retry": {name: bound}}, "Test": accepted_by({"cmd": "x", name: bound})}
-    assert len(problems(raw({"id": "a", **fields[kind]}))) == (1 if keyword == "exclusiveMinimum" else 0)
+    of_the_plan = {} if kind in fields else {kind.lower(): {name: bound}}
+    assert len(problems(raw({"id": "a", **fields.get(kind, {})}, **of_the_plan))) == (
+        1 if keyword == "exclusiveMinimum" else 0
+    )
 
 
 def every(errors: Iterable[Any]) -> Iterator[Any]:

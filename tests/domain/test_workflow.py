@@ -1,6 +1,8 @@
 """The rules of a workflow that goes well: start, dispatch, report, evidence, end, and the cancel of all of it.
 
 Approvals and failures have rulebooks of their own, next to this one.
+
+It is long because a good end takes all of it, one sentence for each rule.
 """
 
 import msgspec
@@ -10,6 +12,7 @@ from spec import AT_ONCE, NOW, TESTS, An, completed, given, green, receipt, red,
 from domain.commands import Cancel, Redispatch
 from domain.errors import Conflict, NotFound, Refused
 from domain.events import (
+    AskVoided,
     AttemptFailed,
     ReportRefused,
     TaskCancelled,
@@ -225,6 +228,7 @@ def test_cancelling_closes_every_open_task_and_no_other() -> None:
     asking = Task("c", approval=("before_dispatch",))
     given(start(A, B, asking, Task("d", dependencies=("b",))), completed("a/1", 1)).when(CANCEL).then(
         TaskCancelled(task="b", usage=AT_ONCE, by="pat"),
+        An(AskVoided, "c", ask="ask-1", why="pat cancelled the workflow"),
         *(TaskCancelled(task=name, by="pat") for name in "cd"),
         WorkflowCancelled(workflow="w", by="pat"),
     )
@@ -234,7 +238,7 @@ def test_after_a_cancel_runs_are_void_asks_are_closed_and_cancelling_again_chang
     story = given(start(A, Task("b", approval=("before_dispatch",))), started("a/1", 1), CANCEL)
     story.when(completed("a/1", 1)).then(An(ReportRefused, "a", why="the task is cancelled"))
     story.when(Redispatch(now=NOW, task="a", token=1)).then()
-    story.when(story.answer("ask-1", True)).refused(Conflict, "task b is cancelled")
+    story.when(story.answer("ask-1", "approve")).refused(Conflict, "task b is cancelled")
     story.when(CANCEL).then()
     assert story.state.open == 0
 

@@ -35,14 +35,15 @@ def test_a_task_that_needs_approval_is_shown_before_it_is_dispatched() -> None:
     story = given(start(A, Task("b", "Pay", dependencies=("a",), approval=BEFORE)))
     story.when(completed("a/1", 1)).then(An(TaskStarted), An(TaskCompleted), An(AskOpened, "b", kind="before_dispatch"))
     made = {"summary": "done", "commit": "c1"}
-    shown = {"task": "b", "title": "Pay", "description": "", "dependencies": {"a": made}}
+    task = {"id": "b", "title": "Pay", "dependencies": ("a",), "approval": BEFORE}
+    shown = {"task": task, "bases": ("c1",), "dependencies": {"a": made}}
     assert story.events[-1].content == shown
 
 
 def test_approved_it_is_dispatched() -> None:
     story = given(start(Task("a", approval=BEFORE)))
-    story.when(story.answer("ask-1", True, because="fine")).then(
-        AskAnswered(ask="ask-1", task="a", approved=True, by="pat", because="fine", at=NOW),
+    story.when(story.answer("ask-1", "approve", because="fine")).then(
+        AskAnswered(ask="ask-1", task="a", choice="approve", by="pat", because="fine", at=NOW),
         An(TaskDispatched, "a", run="a/1", attempt=1),
     )
 
@@ -50,8 +51,8 @@ def test_approved_it_is_dispatched() -> None:
 def test_refused_it_has_failed_and_what_depends_on_it_is_skipped() -> None:
     last = Task("c", dependencies=("b",))
     story = given(start(Task("a", approval=BEFORE, failure_routing={"refused": "coder"}), AFTER_A, last))
-    story.when(story.answer("ask-1", False, because="too dear")).then(
-        An(AskAnswered, "a", approved=False),
+    story.when(story.answer("ask-1", "reject", because="too dear")).then(
+        An(AskAnswered, "a", choice="reject"),
         TaskFailed(task="a", failure=Failure("refused", "too dear")),
         TaskSkipped(task="b", because="a"),
         TaskSkipped(task="c", because="b"),
@@ -74,15 +75,15 @@ def test_before_completion_a_person_is_shown_the_result_and_the_evidence_for_it(
 def test_approved_the_work_counts_as_its_agents() -> None:
     story = given(start(Task("a", approval=AFTER), AFTER_A)).when(completed("a/1", 1))
     story.then(An(TaskStarted), An(TaskReported, "a", run="a/1"), An(AskOpened, "a", ask="ask-1"))
-    story.when(story.answer("ask-1", True)).then(
-        An(AskAnswered, approved=True), An(TaskCompleted, "a", run="a/1", agent="ann"), An(TaskDispatched, "b")
+    story.when(story.answer("ask-1", "approve")).then(
+        An(AskAnswered, choice="approve"), An(TaskCompleted, "a", run="a/1", agent="ann"), An(TaskDispatched, "b")
     )
 
 
 def test_refused_the_work_is_not_tried_again() -> None:
     story = given(start(Task("a", approval=AFTER)), completed("a/1", 1))
-    story.when(story.answer("ask-1", False)).then(
-        An(AskAnswered, approved=False),
+    story.when(story.answer("ask-1", "reject")).then(
+        An(AskAnswered, choice="reject"),
         TaskFailed(task="a", failure=Failure("refused", "pat refused it")),
         An(WorkflowFailed),
     )
@@ -90,7 +91,7 @@ def test_refused_the_work_is_not_tried_again() -> None:
 
 def test_an_approval_of_dispatch_is_none_of_completion() -> None:
     story = given(start(Task("a", approval=("before_dispatch", "before_completion"))))
-    story.when(story.answer("ask-1", True)).then(An(AskAnswered), An(TaskDispatched, "a"))
+    story.when(story.answer("ask-1", "approve")).then(An(AskAnswered), An(TaskDispatched, "a"))
     story.when(completed("a/1", 1)).then(An(TaskStarted), An(TaskReported), An(AskOpened, "a", ask="ask-2"))
 
 
@@ -99,7 +100,7 @@ def test_an_approval_of_dispatch_is_none_of_completion() -> None:
 
 def test_an_answer_holds_only_for_exactly_what_was_shown() -> None:
     asked = given(start(Task("a", approval=BEFORE)))
-    asked.when(asked.answer("ask-1", True, shown="f" * 64)).refused(Conflict, "shows something else")
+    asked.when(asked.answer("ask-1", "approve", shown="f" * 64)).refused(Conflict, "shows something else")
 
 
 def test_the_hash_tells_different_things_apart_and_equal_things_together() -> None:
@@ -113,7 +114,7 @@ def test_the_hash_tells_different_things_apart_and_equal_things_together() -> No
 
 def test_an_ask_is_answered_once() -> None:
     story = given(start(Task("a", approval=BEFORE)))
-    yes, no = story.answer("ask-1", True), story.answer("ask-1", False)
+    yes, no = story.answer("ask-1", "approve"), story.answer("ask-1", "reject")
     story.when(yes).then(An(AskAnswered), An(TaskDispatched))
     story.when(yes).refused(Conflict, "was answered by pat")
     story.when(no).refused(Conflict, "was answered by pat")
@@ -121,7 +122,7 @@ def test_an_ask_is_answered_once() -> None:
 
 def test_an_ask_that_was_never_opened_has_no_answer() -> None:
     asked = given(start(A))
-    asked.when(asked.answer("ask-9", True, shown="f" * 64)).refused(NotFound, "no ask ask-9")
+    asked.when(asked.answer("ask-9", "approve", shown="f" * 64)).refused(NotFound, "no ask ask-9")
 
 
 def test_asks_are_numbered_through_within_one_decision() -> None:
@@ -137,7 +138,7 @@ ROUTED = Task("a", approval=AFTER, failure_routing={"refused": "coder"}, max_deb
 
 def test_a_refusal_that_is_routed_opens_a_branch_and_its_work_is_shown_again() -> None:
     story = given(start(ROUTED), completed("a/1", 1))
-    story.when(story.answer("ask-1", False, because="too slow")).then(
+    story.when(story.answer("ask-1", "reject", because="too slow")).then(
         An(AskAnswered), An(TaskBranched, "a"), An(TaskDispatched, "a.fix1", role="coder", bases=("c1",))
     )
     debug = story.events[-1].debug
@@ -151,7 +152,7 @@ def test_a_refusal_that_is_routed_opens_a_branch_and_its_work_is_shown_again() -
 def test_a_refusal_whose_branch_fails_is_final() -> None:
     task = msgspec.structs.replace(ROUTED, max_attempts=2)
     story = given(start(task), failed("a/1", 1), retry(2), completed("a/2", 2))
-    story.when(story.answer("ask-1", False, because="too slow")).then(
+    story.when(story.answer("ask-1", "reject", because="too slow")).then(
         An(AskAnswered), An(TaskBranched), An(TaskDispatched)
     )
     story.when(failed("a.fix1/1", 3)).then(An(TaskStarted), An(AttemptFailed), An(RetryScheduled, "a.fix1"))

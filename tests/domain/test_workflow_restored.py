@@ -66,7 +66,7 @@ def test_what_waits_for_time_or_a_person_goes_on_waiting_and_leads_to_new_tokens
     assert story.state.tasks["a"].status == "retrying"
     story.when(retry(2)).then(An(TaskDispatched, "a", run="a/2", token=1002))
     story = given(start(Task("a", approval=("before_dispatch",))), RESTORE)
-    story.when(story.answer("ask-1", True)).then(An(AskAnswered), An(TaskDispatched, "a", token=1001))
+    story.when(story.answer("ask-1", "approve")).then(An(AskAnswered), An(TaskDispatched, "a", token=1001))
 
 
 def test_a_deadline_of_the_old_life_fires_into_nothing() -> None:

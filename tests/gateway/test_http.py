@@ -1,4 +1,7 @@
-"""Commands and views over HTTP, against a real ledger and board."""
+"""Commands and views over HTTP, against a real ledger and board.
+
+It is long because each route has its refusals beside it.
+"""
 
 import asyncio
 import gzip
@@ -213,19 +216,44 @@ async def test_a_person_decides_on_what_was_shown_and_only_once(system: Served, 
     _, started = await post(session, WORKFLOWS, {"plan": ASKING})
     _, detail = await get(session, f"{WORKFLOWS}/asking", at_least=started["position"])
     (ask,) = detail["asks"]
-    path, yes = f"{WORKFLOWS}/asking/asks/{ask['ask']}/answer", {"approved": True, "shown": ask["shown"]}
+    path, yes = f"{WORKFLOWS}/asking/asks/{ask['ask']}/answer", {"choice": "approve", "shown": ask["shown"]}
     assert (await post(session, f"{WORKFLOWS}/asking/asks/none/answer", yes))[1]["code"] == "not_found"
     assert (await post(session, path, yes | {"shown": "0" * 64}))[1]["code"] == "conflict"
-    for bad in ({"approved": True}, yes | {"approved": "yes"}, yes | {"shown": "x"}, yes | {"because": "\0"}):
+    assert "no option" in (await post(session, path, yes | {"choice": "perhaps"}))[1]["detail"]
+    assert (await post(session, path, yes | {"role": "writer"}))[1]["code"] == "refused"
+    wrong = ({"choice": 1}, {"shown": "x"}, {"because": "\0"}, {"edit": {"title": "x"}})
+    for bad in ({"choice": "approve"}, *(yes | each for each in wrong)):
         assert (await post(session, path, bad))[0] == 422
     key = {"Idempotency-Key": "pat-1", "X-Cairn-Actor": "Pät"}
     first = await post(session, path, yes | {"because": "looks right"}, **key)
     assert first[0] == 200
     assert await post(session, path, yes | {"because": "looks right"}, **key) == first
-    assert (await post(session, path, yes | {"approved": False}, **key))[1]["code"] == "idempotency_key_reused"
+    assert (await post(session, path, yes | {"choice": "reject"}, **key))[1]["code"] == "idempotency_key_reused"
     assert (await post(session, path, yes))[1]["code"] == "conflict"
     _, detail = await get(session, f"{WORKFLOWS}/asking", at_least=first[1]["position"])
     assert (detail["asks"][0]["answered_by"], detail["asks"][0]["because"]) == ("Pät", "looks right")
+
+
+async def test_asks_come_in_pages_in_the_order_they_were_opened(system: Served, session: aiohttp.ClientSession) -> None:
+    asks = "/api/v1/asks"
+    for n in range(5):
+        await post(session, WORKFLOWS, {"plan": ASKING, "id": f"w{n}"})
+    await post(session, f"{WORKFLOWS}/w3/cancel", {})
+    await system.board.reached(await system.head())
+    pages, path = [], f"{asks}?limit=3&state=any"
+    while path:
+        async with session.get(path) as response:
+            pages.append([row["workflow"] for row in (await response.json())["asks"]])
+            path = str(response.links["next"]["url"].relative()) if "next" in response.links else ""
+    assert pages == [["w0", "w1", "w2"], ["w3", "w4"]]
+    assert [row["workflow"] for row in (await get(session, asks))[1]["asks"]] == ["w0", "w1", "w2", "w4"]
+    assert [row["workflow"] for row in (await get(session, asks, state="voided"))[1]["asks"]] == ["w3"]
+    _, found = await get(session, asks, workflow="w1")
+    (row,), (shown,) = found["asks"], (await get(session, f"{WORKFLOWS}/w1"))[1]["asks"]
+    assert row == shown and (row["state"], row["options"], row["default"]) == ("open", ["approve", "reject"], "reject")
+    for bad in ({"limit": 0}, {"state": "odd"}, {"workflow": "No Such"}, {"page": 2}, {"after": -1}):
+        status, problem = await get(session, asks, **bad)
+        assert (status, problem["code"]) == (422, "invalid_parameter"), bad
 
 
 async def test_workflows_come_in_pages_the_newest_first(system: Served, session: aiohttp.ClientSession) -> None:

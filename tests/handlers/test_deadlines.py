@@ -75,6 +75,20 @@ async def test_a_retry_comes_after_its_backoff(works: Clockwork) -> None:
     assert (await works.last("TaskDispatched")).attempt == 2
 
 
+async def test_an_ask_that_nobody_answers_takes_its_default_once(works: Clockwork) -> None:
+    await works.start(Task("a", max_attempts=1), Task("b", approval=("before_dispatch",)))
+    await works.fail("a", "a/1", 1)
+    clocks = [Deadlines(works.timers, Executor(works.ledger), works.clock) for _ in range(3)]
+    await works.fire(86_000, *clocks)
+    assert "AskExpired" not in await works.names()
+    await works.fire(86_405, *clocks)
+    assert (await works.last("AskExpired")).choice == "fail"
+    await works.fire(8 * 86_400, *clocks)
+    assert (await works.last("AskExpired")).choice == "reject"
+    names = await works.names()
+    assert (names.count("AskExpired"), names.count("TaskFailed"), names[-1]) == (2, 2, "WorkflowFailed")
+
+
 async def test_what_is_settled_in_time_fires_nothing(works: Clockwork) -> None:
     await works.start(Task("a"), Task("b"))
     await works.complete("a", "a/1", 1)

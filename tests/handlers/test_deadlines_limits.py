@@ -10,6 +10,7 @@ from cairn.bus import Bus
 from domain.commands import Answer, Pause, Resume, StartWorkflow
 from domain.plan import Plan, Task
 from handlers.kinds import WORKFLOW
+from tests.spec import NOBODY
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ async def works(postgres_url: str, tenant: str, bus: Bus) -> AsyncIterator[Clock
 
 
 async def begin(works: Clockwork, *tasks: Task, seconds: float | None = 100.0) -> None:
-    plan = Plan(id="w", tasks=tasks, timeout_seconds=seconds)
+    plan = Plan(id="w", tasks=tasks, timeout_seconds=seconds, escalation=NOBODY)
     await works.do(StartWorkflow(now=works.clock(), workflow="w", plan=plan))
 
 
@@ -51,7 +52,7 @@ async def test_time_in_which_a_person_is_asked_or_it_is_paused_does_not_count(wo
     assert await limits(works) == [("", True)]
     await works.fire(50_000.0)
     ask = (await works.executor.state("w", WORKFLOW)).asks["ask-1"]
-    await works.do(Answer(now=works.clock(), ask="ask-1", shown=ask.shown, approved=True, by="pat"))
+    await works.do(Answer(now=works.clock(), ask="ask-1", shown=ask.shown, choice="approve", by="pat"))
     assert await limits(works) == [("", False)]
     await works.do(Pause(now=works.clock(), by="pat"))
     await works.fire(60_000.0)

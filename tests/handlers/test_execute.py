@@ -132,7 +132,7 @@ async def test_a_refusal_that_rested_on_what_was_not_recorded_is_decided_again(
     executor: Executor, ledger: Ledger
 ) -> None:
     begun = await executor.execute("w", start(Task("a", approval=("before_dispatch",))))
-    answer = Answer(now=2.0, ask="ask-1", shown=begun[-1].event.shown, approved=True, by="ann")  # type: ignore[union-attr]
+    answer = Answer(now=2.0, ask="ask-1", shown=begun[-1].event.shown, choice="approve", by="ann")  # type: ignore[union-attr]
     # One that knows nothing of it takes the start for the first one, and in what that leads to there is no such ask.
     other = Executor(ledger)
     refusal, answered = await asyncio.gather(
@@ -149,7 +149,7 @@ async def test_no_is_not_said_on_a_state_that_another_process_has_left_behind(
     other = Executor(ledger)
     opened = await other.execute("w", order(completed("a/1", 1)))
     shown = opened[-1].event.shown  # type: ignore[union-attr]
-    answered = await executor.execute("w", order(Answer(now=1.0, ask="ask-1", shown=shown, approved=True, by="ann")))
+    answered = await executor.execute("w", order(Answer(now=1.0, ask="ask-1", shown=shown, choice="approve", by="ann")))
     assert names(answered) == ["AskAnswered", "TaskDispatched"]
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from cairn.bus import Bus, Message
 from domain.commands import ExpireLease
-from domain.events import AttemptFailed, ReportRefused, TaskCompleted, TaskDispatched
+from domain.events import AskOpened, AttemptFailed, ReportRefused, TaskCompleted, TaskDispatched
 from domain.plan import AcceptanceCriteria, Task, Test
 from handlers import inbox as module
 from handlers.deadlines import FIRING
@@ -223,6 +223,7 @@ async def test_a_bad_report_among_good_ones_is_answered_and_the_good_ones_are_ta
         agent.report(1, task="two\nlines"),
         agent.report(1, run=""),
         agent.report(1, "failed"),
+        agent.report(1, "asked"),
         agent.report(1, "failed", failure={"type": 1, "message": "no"}),
         agent.report(1, result={"summary": "done", "data": json.loads("[" * 600 + "]" * 600)}, token="x"),
     ]
@@ -328,6 +329,48 @@ async def test_a_result_that_nobody_could_read_is_a_failed_attempt(
         assert (await agent.verdict(done))["accepted"]
     failures = [one.event.failure for one in await of_kind(ledger, AttemptFailed)]  # type: ignore[union-attr]
     assert [failure.type for failure in failures] == ["invalid_result"]
+
+
+GOOD = {"question": "Which?", "options": ["red", "blue"], "default": "red", "due_seconds": 60.0}
+
+
+async def test_what_an_agent_asks_is_put_before_a_person(inbox: Inbox, agent: Agent, ledger: Ledger) -> None:
+    asked = agent.report(0, "asked", ask=GOOD)
+    async with running(inbox):
+        await agent.send(asked)
+        assert (await agent.verdict(asked))["accepted"]
+    [opened] = [one.event for one in await of_kind(ledger, AskOpened)]
+    assert isinstance(opened, AskOpened)
+    assert (opened.kind, opened.question, opened.options, opened.default) == (
+        "question",
+        "Which?",
+        ("red", "blue"),
+        "red",
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"question": " "}, "1 to 2000 characters"),
+        ({"question": "x" * 2001}, "1 to 2000 characters"),
+        ({"options": ["a", "a"]}, "each once"),
+        ({"options": [str(n) for n in range(21)], "default": "1"}, "at most 20"),
+        ({"options": ["a", " "]}, "1 to 200 characters"),
+        ({"default": "green"}, "none of the options: red, blue"),
+        ({"due_seconds": 0}, "waits up to"),
+        ({"due_seconds": 1e9}, "waits up to"),
+    ],
+)
+async def test_what_cannot_be_asked_is_a_failed_attempt(
+    inbox: Inbox, agent: Agent, ledger: Ledger, wrong: dict[str, Any], why: str
+) -> None:
+    asked = agent.report(0, "asked", ask=GOOD | wrong)
+    async with running(inbox):
+        await agent.send(asked)
+        assert (await agent.verdict(asked))["accepted"]
+    [failure] = [one.event.failure for one in await of_kind(ledger, AttemptFailed)]  # type: ignore[union-attr]
+    assert failure.type == "invalid_result" and why in failure.message
 
 
 @pytest.mark.parametrize("printed", [400_000, 5_000_000])

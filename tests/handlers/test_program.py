@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cairn.task import Failed, Result, Task, Usage
+from cairn.task import Asked, Failed, Result, Task, Usage
 from handlers.agents import program as module
 from handlers.agents.program import program
 
@@ -69,6 +69,23 @@ async def test_output_that_is_no_text_is_a_summary_with_marks(tmp_path: Path) ->
 
 @pytest.mark.parametrize("last", ['{"summary": 5}', "{oops", '{"data": 1e999}', '{"a":' * 2000])
 async def test_a_last_line_that_only_looks_like_a_result_is_an_invalid_one(tmp_path: Path, last: str) -> None:
+    (tmp_path / "out").write_text(last)
+    assert (await failure("cat out", tmp_path)).type == "invalid_result"
+
+
+async def test_a_last_line_that_asks_asks_a_person(tmp_path: Path) -> None:
+    asks = {"question": "Which?", "options": ["red", "blue"], "default": "red"}
+    (tmp_path / "out").write_text(json.dumps({"ask": asks}))
+    with pytest.raises(Asked) as asked:
+        await run("cat out", tmp_path)
+    assert (asked.value.question, asked.value.options, asked.value.default) == ("Which?", ("red", "blue"), "red")
+    assert asked.value.due_seconds is None
+
+
+@pytest.mark.parametrize(
+    "last", ['{"ask": "why?"}', '{"ask": {"options": []}}', '{"ask": {"question": "?", "who": []}}']
+)
+async def test_a_last_line_that_asks_for_nothing_is_an_invalid_one(tmp_path: Path, last: str) -> None:
     (tmp_path / "out").write_text(last)
     assert (await failure("cat out", tmp_path)).type == "invalid_result"
 

@@ -26,7 +26,7 @@ def stage() -> Iterator[System]:
 def odd(name: str, does: str, **task: Any) -> Json:
     """A plan of one tested task for an agent of a role that nobody else has."""
     task = {"agent_role": name, "inputs": {"does": does}, "max_attempts": 1, **task}
-    return {**layers(name, 1, **task), "roles": [name]}
+    return {**layers(name, 1, **task), "roles": [name], "escalation": {"due_seconds": 0}}
 
 
 def failure(stage: System, workflow: str) -> Json:

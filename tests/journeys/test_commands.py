@@ -111,7 +111,7 @@ def test_a_person_at_a_terminal_types_what_they_decide(person: Desk) -> None:
     assert code == 0, shown
     assert "Mind the gap." in shown and "wrote down the task" in shown and "status     completed" in shown
     answers = [event["data"] for event in person.events("--workflow", "manned", "--type", "ask.answered")]
-    assert [(one["approved"], one.get("because", "")) for one in answers] == [(True, "go on"), (True, "")]
+    assert [(one["choice"], one.get("because", "")) for one in answers] == [("approve", "go on"), ("approve", "")]
 
     code, shown = person.at_terminal(
         ["run", person.plan("unwanted", ASKS)], [("[l]ater: ", "n\n"), ("no reason) ", "no\n")]

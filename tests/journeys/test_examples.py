@@ -39,7 +39,7 @@ def _summary_says(out: str, repository: Path) -> None:
     assert said["tasks"] == "5 of 5 tasks completed, 1 debug branch"
     assert said["attempts"] == "6 of work, 6 runs of tests, 1 failed"
     assert "test_failure" in said["failed"] and "mended by indicators.fix1" in said["failed"]
-    assert re.search(r"report before_dispatch: approved by \S+, --yes", said["approved"])
+    assert re.search(r"report before_dispatch: approved by \S+: --yes", said["asked"])
     commits = {text.split("ai/generated/momentum/")[1] for name, text in rows if name == "commit"}
     assert commits == TASKS
     assert said["positions"].startswith("1 to ")
@@ -80,7 +80,7 @@ def _failed_for_real_and_was_mended(events: list[Json]) -> None:
 def _was_approved_by_somebody(events: list[Json]) -> None:
     [opened] = [event for event in events if is_a(event, "ask.opened")]
     [answered] = [event for event in events if is_a(event, "ask.answered")]
-    assert answered["data"]["approved"] and answered["data"]["because"] == "--yes"
+    assert answered["data"]["choice"] == "approve" and answered["data"]["because"] == "--yes"
     assert answered["data"]["by"] and answered["data"]["by"] in answered["actor"]
     dispatched = next(event for event in events if is_a(event, "task.dispatched", task="report"))
     assert opened["sequence"] < answered["sequence"] < dispatched["sequence"]

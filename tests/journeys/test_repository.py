@@ -173,7 +173,9 @@ def test_a_merge_conflict_that_nobody_mends_is_tried_again_and_fails_by_its_name
     person: Desk, repository: Path
 ) -> None:
     before = photograph(repository)
-    done = person.cairn("run", person.plan("unrouted", *conflicting()), "--repo", repository, expect=1)
+    done = person.cairn(
+        "run", person.plan("unrouted", *conflicting(), escalation={"due_seconds": 0}), "--repo", repository, expect=1
+    )
     assert "merge_conflict" in done.out and "shared.txt" in done.out
     failed = [event for event in person.events("--workflow", "unrouted") if is_a(event, "task.attempt_failed")]
     assert [event["data"]["failure"]["type"] for event in failed] == ["merge_conflict"] * 2

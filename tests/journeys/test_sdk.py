@@ -160,7 +160,7 @@ def test_what_an_agent_does_wrong_ends_its_attempt_with_a_class(
 ) -> None:
     name = does.replace(" ", "-").replace("'", "")
     once = task("a", does=does, max_attempts=1, timeout_seconds=1)
-    [failed] = failures(outcome(person, {"id": name, "tasks": [once]}))
+    [failed] = failures(outcome(person, {"id": name, "tasks": [once], "escalation": {"due_seconds": 0}}))
     assert failed["type"] == type and message in failed["message"]
     if does == "break":
         assert "Traceback" in failed["detail"] and "ann.py" in failed["detail"]
@@ -226,12 +226,12 @@ def test_a_program_decides_what_people_are_asked_and_only_once(person: Desk) -> 
     run = client.submit({"id": "asked", "tasks": [task("a", approval=["before_dispatch"])]})
     [ask] = client.workflow(run.workflow, run.position)["asks"]
     with pytest.raises(Conflict):
-        client.answer("asked", ask["ask"], approved=True, shown="0" * 64)
+        client.answer("asked", ask["ask"], choice="approve", shown="0" * 64)
     answers: list[object] = []
 
     def answer() -> None:
         try:
-            answers.append(client.answer("asked", ask["ask"], approved=True, shown=ask["shown"], because="a rule"))
+            answers.append(client.answer("asked", ask["ask"], choice="approve", shown=ask["shown"], because="a rule"))
         except Conflict as refused:
             answers.append(refused)
 

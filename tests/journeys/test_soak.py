@@ -22,7 +22,7 @@ from .stage import Json, System, is_a, system
 AT_ONCE = 60
 AGENTS = ("ann", "bob", "cid")
 CAPACITY = 100
-KILL_SECONDS = (5.0, 25.0)
+KILL_SECONDS = (2.0, 10.0)
 """Between two kills of the server, at random."""
 STILL_SECONDS = 60.0
 """Nothing at all has happened for so long although workflows are open: they are stuck."""
@@ -44,7 +44,8 @@ def plan(name: str, random: Random) -> Json:
                 "priority": random.randint(-5, 5),
             }
         )  # fmt: skip
-    return {"id": name, "tasks": tasks}
+    asking = {"due_seconds": random.choice([0, 1.0, 86_400]), "default": random.choice(["fail", "accept"])}
+    return {"id": name, "tasks": tasks, "escalation": asking}
 
 
 class Soak:
@@ -108,9 +109,10 @@ class Soak:
                 self._asks.append(ask)  # tomorrow
                 continue
             self.asked += 1
-            approved = self.random.random() < 0.7
-            with suppress(Conflict):  # its workflow has ended meanwhile
-                self.stage.client.answer(ask["workflow"], ask["ask"], approved=approved, shown=ask["shown"])
+            choices = [choice for choice in ask.get("options", ["anything"]) if choice not in ("edit", "reassign")]
+            choice = self.random.choice([*choices, choices[0]])
+            with suppress(Conflict):  # it was too late
+                self.stage.client.answer(ask["workflow"], ask["ask"], choice=choice, shown=ask["shown"])
         if self._open and self.random.random() < 0.02:
             with suppress(Conflict):
                 self.stage.client.cancel(self.random.choice(sorted(self._open)), "enough")

@@ -40,7 +40,7 @@ def test_the_runaway_spender_is_stopped_at_its_budget_and_a_person_is_asked(stag
     spent = stage.seen(lambda event: is_a(event, "task.attempt_failed"), workflow=workflow)["data"]
     assert spent["failure"]["type"] == "budget"
     assert taken(stage, workflow) <= CAP
-    stage.client.answer(workflow, ask["ask"], approved=False, shown=ask["shown"], because="it burns")
+    stage.client.answer(workflow, ask["ask"], choice="fail", shown=ask["shown"], because="it burns")
     assert stage.finished(workflow) == "failed"
 
 
@@ -49,7 +49,7 @@ def test_a_person_gives_more_and_it_goes_on(stage: System) -> None:
     inputs = {"tokens": 400, "calls": 3, "together": 1}
     workflow = stage.submit(plan("hungry", budget={"tokens": 1_000}, inputs=inputs))
     ask = stage.seen(lambda event: is_a(event, "ask.opened"), workflow=workflow)["data"]
-    stage.client.answer(workflow, ask["ask"], approved=True, shown=ask["shown"])
+    stage.client.answer(workflow, ask["ask"], choice="raise", shown=ask["shown"])
     ended = stage.seen(lambda event: (is_a(event, "ask.opened") and event["data"]["ask"] == "ask-2")
                        or is_a(event, "workflow.completed"), workflow=workflow)  # fmt: skip
     assert is_a(ended, "workflow.completed")

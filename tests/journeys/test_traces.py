@@ -63,7 +63,7 @@ def test_every_event_of_a_plan_says_who_why_and_in_which_trace(person: Desk) -> 
     post(person, "/api/v1/workflows", {"plan": plan, **person.empty("traced")}, SUBMITTED)
     asked = person.seen(lambda event: is_a(event, "ask.opened"), workflow="traced")["data"]
     path = f"/api/v1/workflows/traced/asks/{asked['ask']}/answer"
-    post(person, path, {"shown": asked["shown"], "approved": True, "because": ""}, ANSWERED)
+    post(person, path, {"shown": asked["shown"], "choice": "approve", "because": ""}, ANSWERED)
     assert person.finished("traced") == "completed"
     events = list(person.client.events(workflow="traced"))
     answered = next(number for number, event in enumerate(events) if is_a(event, "ask.answered"))

@@ -48,9 +48,9 @@ class Home:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def plan(self, name: str, *tasks: dict[str, Any]) -> str:
+    def plan(self, name: str, *tasks: dict[str, Any], **more: Any) -> str:
         rows = [{"agent_role": "coder", "max_attempts": 1, **task} for task in tasks]
-        (self.folder / f"{name}.json").write_text(json.dumps({"id": name, "title": "A plan", "tasks": rows}))
+        (self.folder / f"{name}.json").write_text(json.dumps({"id": name, "title": "A plan", "tasks": rows, **more}))
         return f"{name}.json"
 
     def runs(self) -> list[int]:

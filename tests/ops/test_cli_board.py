@@ -6,7 +6,8 @@ from typing import Any
 from domain.outcome import Failure, Receipt
 from ops.cli.board import board, head
 from ops.cli.happened import happened
-from ops.cli.report import details, question, summary
+from ops.cli.question import question
+from ops.cli.report import details, summary
 from projections.board_rows import BoardAsk, BoardAttempt, BoardDetail, BoardTask, BoardWorkflow
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -34,9 +35,9 @@ def run(name: str, run: str, dispatched: int, **changed: Any) -> BoardAttempt:
 
 
 def ask(**changed: Any) -> BoardAsk:
-    content = {"task": "b", "title": "Publish", "description": "Put it\non the site."}
+    content = {"task": {"id": "b", "title": "Publish", "description": "Put it\non the site."}}
     given: dict[str, Any] = {"workflow": "study", "ask": "ask-1", "task": "b", "kind": "before_dispatch", "shown": SHA,
-             "content": content, "opened_at": START}  # fmt: skip
+             "content": content, "opened_at": START, "opened": 9}  # fmt: skip
     return BoardAsk(**(given | changed))
 
 
@@ -56,7 +57,7 @@ MENDED = BoardDetail(
         run("a", "a/verify.2", 12, purpose="verify", outcome="passed"),
         run("b", "b/1", 20, outcome="completed"),
     ],
-    [ask(open=False, approved=True, answered_by="ada", because="looks right")],
+    [ask(state="answered", choice="approve", answered_by="ada", because="looks right")],
 )
 
 
@@ -114,8 +115,9 @@ def test_what_agents_say_is_escaped_wherever_it_is_shown() -> None:
         workflow(title=nasty, status="failed", reason=nasty),
         [task("a", status="failed", failure=failure, agent=nasty), task("b", status="completed", summary=nasty, commit=nasty)],
         [run("a", "a/1", 5, outcome="failed", failure=failure, agent=nasty)],
-        [ask(content={"task": nasty, "note": nasty, "receipts": [{"cmd": nasty, "exit_code": 1, "output": nasty}]}),
-         ask(ask="ask-2", open=False, approved=False, answered_by=nasty, because=nasty)],
+        [ask(content={"task": {"id": nasty, "title": nasty}, "note": nasty,
+                      "receipts": [{"cmd": nasty, "exit_code": 1, "output": nasty}]}),
+         ask(ask="ask-2", state="answered", choice="reject", answered_by=nasty, because=nasty)],
     )  # fmt: skip
     shown = [*drawn(detail), *details(detail, NOW), *summary(detail, None), *question("study", detail.asks[0])]
     event = {"sequence": "7", "time": "2026-11-21T09:00:00Z", "type": "cairn.task.failed.v1", "subject": "workflow/w",
@@ -129,7 +131,7 @@ def test_a_summary_tells_the_failed_attempt_and_how_it_was_mended() -> None:
         "failed     a/verify.1 by tester-1: test_failure: `pytest` ended with exit code 1; mended by a.fix1 (fixer, cccccccccc)"
         in text
     )
-    assert "approved   b before_dispatch: approved by ada, looks right" in text
+    assert "asked      b before_dispatch: approved by ada: looks right" in text
     assert "attempts   3 of work, 2 runs of tests, 1 failed" in text
     assert "positions  4 to 40" in text and "commit     dddddddddd  ai/generated/study/b" in text
     assert text.endswith("git -C /data/artifacts.git log --stat ai/generated/study/b")
@@ -160,7 +162,8 @@ def test_show_names_the_command_that_answers_and_quotes_the_tests_that_failed() 
 
 
 def test_a_question_shows_all_that_its_hash_covers() -> None:
-    content = {"task": "b", "title": "Publish", "description": "One.\nTwo.", "result": {"commit": "c" * 40, "files": ["x.py"]},
+    content = {"task": {"id": "b", "title": "Publish", "description": "One.\nTwo."},
+               "result": {"commit": "c" * 40, "files": ["x.py"]},
                "receipts": [{"cmd": "pytest -q", "exit_code": 0, "duration_seconds": 1.5, "isolation": "docker"}],
                "anything": {"else": 1}}  # fmt: skip
     text = "\n".join(question("study", ask(kind="before_completion", content=content)))

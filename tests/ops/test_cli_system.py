@@ -68,8 +68,9 @@ def test_a_run_joins_the_system_that_is_up_and_ends_with_a_summary(system: Home)
 
 def test_a_run_that_fails_ends_with_1_and_says_why(system: Home) -> None:
     done = system.cairn(
-        "run", system.plan("fails", {"id": "a", "inputs": {"fail": True}}, {"id": "b", "dependencies": ["a"]})
-    )
+        "run", system.plan("fails", {"id": "a", "inputs": {"fail": True}}, {"id": "b", "dependencies": ["a"]},
+                           escalation={"due_seconds": 0})
+    )  # fmt: skip
     assert done.returncode == 1
     assert "status     failed: failed: a" in done.stdout
     assert "ended with exit code 3: cannot do this; nothing came after it" in done.stdout
@@ -100,7 +101,7 @@ def test_yes_approves_in_advance_and_says_so_in_the_ledger(system: Home) -> None
     assert done.returncode == 0
     line = system.cairn("events", "--workflow", "yes", "--type", "ask.answered", "-o", "jsonl").stdout
     event = json.loads(line)
-    assert event["data"]["approved"] and event["data"]["because"] == "--yes" and event["data"]["by"]
+    assert event["data"]["choice"] == "approve" and event["data"]["because"] == "--yes" and event["data"]["by"]
 
 
 def test_refusing_ends_the_task(system: Home) -> None:
@@ -186,12 +187,13 @@ def test_every_command_that_changes_something_tells_programs_what(system: Home) 
     assert started["workflow"] == "for-programs" and started["position"] > 0
     answered = json_of("approve", "for-programs", "ask-1")
     assert answered.pop("position") > started["position"]
-    assert answered == {"workflow": "for-programs", "ask": "ask-1", "approved": True}
+    assert answered == {"workflow": "for-programs", "ask": "ask-1", "choice": "approve"}
     watched = system.cairn("watch", "for-programs", "-o", "jsonl")
     history = system.cairn("events", "--workflow", "for-programs", "-o", "jsonl").stdout
     assert watched.returncode == 0 and watched.stdout == history and "task.completed" not in watched.stderr
     assert json_of("run", system.plan("whole", {"id": "a"})) == json_of("show", "whole")
-    assert json_of("run", system.plan("broken", {"id": "a", "inputs": {"fail": True}}), code=1)["tasks"][0]["failure"]
+    broken = system.plan("broken", {"id": "a", "inputs": {"fail": True}}, escalation={"due_seconds": 0})
+    assert json_of("run", broken, code=1)["tasks"][0]["failure"]
     json_of("run", asking, "--detach")
     cancelled = json_of("cancel", "for-programs-2")
     assert cancelled.keys() == {"workflow", "position"} and cancelled["workflow"] == "for-programs-2"

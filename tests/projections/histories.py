@@ -9,6 +9,7 @@ from domain.commands import (
     Answer,
     Cancel,
     EditTask,
+    ExpireAsk,
     ExpireLease,
     ExpireRun,
     ExpireTask,
@@ -17,6 +18,7 @@ from domain.commands import (
     Pause,
     Prioritise,
     Redispatch,
+    ReportAsked,
     ReportCompleted,
     ReportFailed,
     ReportNoted,
@@ -38,7 +40,7 @@ from domain.errors import Refused
 from domain.events import WorkflowEvent
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Budget, Plan, Task, Test
+from domain.plan import AcceptanceCriteria, Budget, Edit, Escalation, Plan, Task, Test
 from domain.state import TaskState, Workflow, replay
 from domain.usage import Spent
 from domain.workflow import decide
@@ -94,9 +96,11 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
     ]
     limit = random.choice([1800.0, 60.0, None])
     budget = random.choice([Budget(), Budget(tokens=random.randint(1, 60), attempts=9), Budget(seconds=30.0)])
+    ending = Escalation(due_seconds=random.choice([0.0, 60.0]), default=random.choice(["fail", "accept"]))
     plan = Plan(
-        id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), budget=budget, timeout_seconds=limit
-    )
+        id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), budget=budget, timeout_seconds=limit,
+        escalation=ending,
+    )  # fmt: skip
     return StartWorkflow(
         now=now, workflow=name, plan=plan, base="c0", repository="/r", lease_seconds=20.0,
         queued=random.random() < 0.3, limited_roles=("writer",) if random.random() < 0.5 else (),
@@ -124,8 +128,16 @@ def _command(random: Random, state: Workflow, now: float) -> WorkflowCommand | N
         return ReportUsage(agent=run.agent or "ann", spent=told, why=random.choice(NASTY), **who)
     if task.ask:
         ask = state.asks[task.ask]
-        yes = random.random() < 0.7
-        return Answer(now=now, ask=task.ask, shown=ask.shown, approved=yes, by="pat", because=random.choice(NASTY))
+        if random.random() < 0.15:
+            return ExpireAsk(now=ask.due or now, ask=task.ask)
+        choice = random.choice([*(ask.options or ("because",)), *ask.options[:1]])
+        more = {
+            "reassign": {"role": "writer" if task.spec.agent_role == "coder" else "coder"},
+            "edit": {"edit": Edit(description=f"at {now}")},
+        }
+        told = more.get(choice, {}) if ask.kind == "escalation" else {}
+        words = {"because": random.choice(NASTY), "instructions": random.choice(NASTY)}
+        return Answer(now=now, ask=task.ask, shown=ask.shown, choice=choice, by="pat", **words, **told)
     if task.status == "queued":
         return Grant(now=now, task=task.spec.id, run=f"{task.spec.id}/{task.attempt + 1}")
     if task.status == "retrying":
@@ -180,6 +192,10 @@ def _about_run(random: Random, task: TaskState, now: float) -> WorkflowCommand:
         failure = Failure(random.choice(FAILURE_TYPES), random.choice(NASTY), random.choice(NASTY))
         spent = random.choice([None, Spent(turns=1), Spent(model=random.choice(NASTY), input_total=3, output=4)])
         return ReportFailed(failure=failure, spent=spent, **who)
+    if run.purpose == "work" and chance < 0.65:
+        spent = random.choice([None, Spent(model="m", input_total=3, output=4)])
+        options = random.choice([(), ("this", "that")])
+        return ReportAsked(question=random.choice(NASTY[1:]), options=options, spent=spent, **who)
     if run.purpose == "work":
         commit = random.choice([None, f"c{run.token}"])
         result = Result(random.choice(NASTY), commit, (random.choice(NASTY),), {"k": random.choice(NASTY)})

@@ -124,7 +124,7 @@ BROKEN = [
     ("UPDATE waits SET missing = 1 WHERE task = 'needy'", "needy", "what it depends on is closed"),
     ("UPDATE board_tasks SET ended_at = now() WHERE task = 'branched.fix1'; DELETE FROM waits WHERE task = 'branched.fix1'",
      "branched", "what it depends on is closed"),
-    ("UPDATE board_asks SET open = false", "asking", "its ask is closed"),
+    ("UPDATE board_asks SET state = 'voided'", "asking", "its ask is closed"),
     ("UPDATE waits SET due = due + 1 WHERE task = 'retrying'", "retrying", "its timer is not the one that was set"),
     ("UPDATE waits SET attempt = NULL, due = 0 WHERE task = 'retrying'", "retrying", "nothing followed"),
     ("UPDATE board_tasks SET ended_at = now() WHERE task = 'leased'", "leased", "the task is closed"),

@@ -44,6 +44,12 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
     assert tasks.keys() == state.tasks.keys()
     asks = [ask for ask in detail.asks if ask.open]
     assert {ask.ask for ask in asks} == {task.ask for task in state.tasks.values() if task.ask}
+    assert detail.asks == sorted(detail.asks, key=lambda ask: ask.opened)
+    for ask in detail.asks:
+        told = state.asks[ask.ask]
+        assert (ask.task, ask.kind, ask.shown, ask.state) == (told.task, told.kind, told.shown, told.state)
+        assert (ask.question, ask.options, ask.default) == (shown(told.question), told.options, told.default)
+        assert (ask.due, ask.answered_by, ask.closed_at is None) == (told.due, told.answered_by, told.state == "open")
     assert board.asks == len(asks)
     assert board.status == ("waiting" if state.status == "running" and asks else state.status)
     planned = [task for task in state.tasks.values() if not task.depth]

@@ -1,5 +1,5 @@
 """An agent that nobody can rely on: `wild.py ROLE NAME CAPACITY SEED`. What it does to a run is a matter of the run's
-name and of the seed: most succeed, others fail in every way there is, hang, return what is no result, or end the agent."""
+name and of the seed: most succeed, others ask, fail in every way there is, hang, return no result, or end the agent."""
 
 import asyncio
 import os
@@ -18,6 +18,9 @@ async def work(task: Task) -> object:
     random = Random(f"{seed}/{task.workflow}/{task.run}/{task.token}")
     await asyncio.sleep(random.choice([0, 0, 0, 0.02, 0.1]))
     luck = random.random()
+    if luck < 0.05:
+        answer = await task.ask("Which way?", ["left", "right"] if luck < 0.03 else (), due_seconds=2.0, default="left")
+        return Result(summary=answer.choice)
     if luck < 0.70:
         return Result(summary=f"{task.run} by {agent.name}", data={"lucky": luck})
     if luck < 0.85:
