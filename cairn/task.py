@@ -112,6 +112,7 @@ class Task(msgspec.Struct):
     debug: Debug | None = None
     previous: Failure | None = None
     worker: str = ""
+    capabilities: tuple[str, ...] = ()
     position: int = 0
     traceparent: str | None = None
     path: Path | None = None

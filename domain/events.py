@@ -48,7 +48,8 @@ class WorkflowStarted(Event, frozen=True, tag="workflow.started"):
 class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     """A run is offered to the agents of `role`, with all they need. It is offered again after `due` if nobody starts it.
 
-    `previous` is what ended the attempt before. What is to be verified was done by `worker`, who does not judge it.
+    `previous` is what ended the attempt before. What is to be verified was done by `worker`, who does not judge it. Only
+    agents that have all `capabilities`, which are sorted, get it.
     """
 
     workflow: str
@@ -72,6 +73,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     debug: Debug | None = None
     previous: Failure | None = None
     worker: str = ""
+    capabilities: tuple[str, ...] = ()
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -227,6 +229,43 @@ class LedgerRestored(Event, frozen=True, tag="ledger.restored"):
     taken_at: float | None = None
 
 
+class AgentJoined(Event, frozen=True, tag="agent.joined"):
+    """An agent takes work of `role`, `capacity` tasks at once; also when it describes itself anew."""
+
+    agent: str
+    role: str
+    capacity: int = 1
+    capabilities: tuple[str, ...] = ()
+    version: str = ""
+
+
+class AgentLost(Event, frozen=True, tag="agent.lost"):
+    """Nothing was heard of it since `heard_at`, for longer than it promised."""
+
+    agent: str
+    heard_at: float
+
+
+class AgentReturned(Event, frozen=True, tag="agent.returned"):
+    """It was lost, and was heard of again."""
+
+    agent: str
+
+
+class AgentDrained(Event, frozen=True, tag="agent.drained"):
+    """It takes no more work until it leaves, and finishes what it holds."""
+
+    agent: str
+    by: str
+    reason: str = ""
+
+
+class AgentLeft(Event, frozen=True, tag="agent.left"):
+    """It said goodbye."""
+
+    agent: str
+
+
 WorkflowEvent = (
     WorkflowStarted
     | TaskDispatched
@@ -250,6 +289,9 @@ WorkflowEvent = (
     | WorkflowRestored
 )
 """Everything a `workflow-<id>` stream can hold."""
+
+AgentEvent = AgentJoined | AgentLost | AgentReturned | AgentDrained | AgentLeft
+"""Everything an `agent-<name>` stream can hold."""
 
 LedgerEvent = LedgerRestored
 """Everything a `ledger-<tenant>` stream can hold."""

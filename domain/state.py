@@ -85,6 +85,7 @@ class Run(msgspec.Struct):
     purpose: Purpose
     token: int
     agent: str | None = None
+    role: str = ""
 
 
 class TaskState(msgspec.Struct):
@@ -140,10 +141,10 @@ def replay(events: Iterable[WorkflowEvent], state: Workflow | None = None) -> Wo
 
 def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
     match event:
-        case TaskDispatched(task=name, run=run, purpose=purpose, token=token, attempt=attempt):
+        case TaskDispatched(task=name, run=run, purpose=purpose, token=token, attempt=attempt, role=role):
             task = state.tasks[name]
             task.checks += purpose == "verify" and task.run is None  # the same run offered again is no new one
-            task.run, task.receipts = Run(run, purpose, token), ()
+            task.run, task.receipts = Run(run, purpose, token, role=role), ()
             if purpose == "work":
                 task.status, task.work = "dispatched", ""
             else:

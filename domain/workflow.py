@@ -116,6 +116,10 @@ def _report(
     if held is None or held[1].id != command.run:
         return [_refusal(state, command)]
     task, run = held
+    if command.role not in (None, run.role):
+        return [
+            _refusal(state, command, f"it is offered to the role {run.role}, and {command.agent} is {command.role}")
+        ]
     if run.agent not in (None, command.agent):
         return [_refusal(state, command, f"{run.agent} holds the lease")]
     if run.purpose == "verify" and command.agent == task.agent:

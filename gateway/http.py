@@ -21,6 +21,7 @@ from domain.validate import parse
 from domain.validate import problems as problems_of
 from gateway import requests, stream
 from gateway.access import access
+from gateway.agents import Agents
 from gateway.health import checks, count_orphans
 from gateway.metrics import Metrics
 from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
@@ -47,6 +48,7 @@ def application(
     board: Projection,
     pool: Pool,
     bus: Bus,
+    agents: Agents,
     token: str,
     version: str,
     lease_seconds: float = 30.0,
@@ -70,6 +72,9 @@ def application(
             web.post(f"{API}/workflows/{{workflow}}/asks/{{ask}}/answer", commands.answer),
             web.get(f"{API}/workflows", views.page),
             web.get(f"{API}/workflows/{{workflow}}", views.detail),
+            web.get(f"{API}/agents", agents.page),
+            web.post(f"{API}/agents/{{agent}}/admit", agents.admit),
+            web.post(f"{API}/agents/{{agent}}/drain", agents.drain),
             web.get(f"{API}/events", events.read, allow_head=False),
             web.get("/livez", system.live),
             web.get("/readyz", system.ready),

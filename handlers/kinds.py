@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from domain import state, workflow
+from domain import agents, state, workflow
+from domain.agents import Agent
 from domain.state import Workflow
 
 S = TypeVar("S")
@@ -27,3 +28,4 @@ def _tasks(state: Workflow) -> int:
 
 
 WORKFLOW = Kind("workflow-", Workflow, workflow.decide, state.evolve, _tasks)
+AGENT = Kind("agent-", Agent, agents.decide, agents.evolve, lambda agent: int(agent.status != "left"))

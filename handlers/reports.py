@@ -43,15 +43,14 @@ class Told(msgspec.Struct):
         return self.detail[-DETAIL_CHARACTERS:]
 
 
-class Sender(msgspec.Struct):
+class Numbered(msgspec.Struct):
     """As much of a report as it takes to answer it."""
 
     id: UUID
-    verdict: str
 
 
 class Report(msgspec.Struct):
-    """The wire form. A repeat is known by its `id`; `verdict` the subject on which the sender waits for its answer.
+    """The wire form. A repeat is known by its `id`; `agent` has to be who sent it.
 
     `traceparent` is the trace that the work belongs to, most often that of its dispatch.
     """
@@ -63,7 +62,6 @@ class Report(msgspec.Struct):
     run: str
     token: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     agent: str
-    verdict: str
     result: Result | None = None
     failure: Told | None = None
     receipts: tuple[Receipt, ...] = ()
@@ -83,13 +81,14 @@ class Verdict(msgspec.Struct):
     position: int = 0
 
 
-def command(report: Report, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
+def command(report: Report, role: str, now: float) -> ReportStarted | ReportCompleted | ReportFailed | ReportVerified:
     held: dict[str, Any] = {
         "now": now,
         "task": report.task,
         "run": report.run,
         "token": report.token,
         "agent": report.agent,
+        "role": role,
     }
     match report.kind:
         case "started":

@@ -21,12 +21,14 @@ from aiohttp import web
 
 from cairn.bus import Bus
 from cairn.repository import Repository
+from gateway.agents import Agents
 from gateway.connection import Runner
 from gateway.http import application
 from handlers.branches import Branches
 from handlers.deadlines import Deadlines
 from handlers.execute import Executor
 from handlers.inbox import Inbox
+from handlers.registry import Registry
 from handlers.roster import Roster
 from ledger.cancel import end
 from ledger.ledger import Ledger
@@ -89,6 +91,8 @@ async def up(
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)
         deadlines = Deadlines(timers, executor)
+        registry = Registry(executor, timers, settings.lease_seconds)
+        roster = Roster(bus, ledger, timers, registry, settings.tenant)
         artifacts = await Repository.create(settings.artifacts)
         async with asyncio.TaskGroup() as group:
             jobs = [
@@ -99,14 +103,16 @@ async def up(
                     recovery.run(ledger),
                     Inbox(bus, executor, settings.tenant).run(),
                     deadlines.run(),
+                    registry.run(),
                     _ring(recovery, deadlines.bell),
                     Branches(ledger, Refs(), Cursor(readers, "branches")).run(),
                 )
             ]
-            await Roster(bus, ledger, timers, settings.tenant).open()
+            await roster.open()
             token = secrets.token_urlsafe(32)
             app = application(
                 executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
+                agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds,
                 hosts=[settings.listen.rpartition(":")[0].strip("[]")],
             )  # fmt: skip

@@ -175,7 +175,7 @@ class Changes:
     def _create(self, board: BoardWorkflow, spec: Task, position: int, ordinal: int, depth: int) -> None:
         task = StoredTask(
             board.workflow, spec.id, spec.title, spec.agent_role, ordinal, position, position, spec.dependencies,
-            spec.parent_id, depth, spec.branch_reason, spec.priority,
+            spec.parent_id, depth, spec.branch_reason, spec.priority, spec.capabilities,
         )  # fmt: skip
         key = (board.workflow, spec.id)
         self._entries[key] = self.entries[key] = Entry(task)

@@ -17,7 +17,8 @@ Outcome = Literal["reported", "completed", "passed", "failed", "cancelled"]
 
 
 class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
-    """`tasks`, `completed` and `failed` count the plan's tasks, `asks` the open ones; `first`, `last` are positions."""
+    """`tasks`, `completed` and `failed` count the plan's tasks, `asks` the open ones; `first`, `last` are positions.
+    `lacking` are the kinds of agents that a query found something to wait for in vain."""
 
     workflow: str
     title: str
@@ -36,6 +37,7 @@ class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
     asks: int = 0
     ended_at: datetime | None = None
     reason: str | None = None
+    lacking: tuple[str, ...] = ()
 
 
 class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
@@ -54,6 +56,7 @@ class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
     depth: int = 0
     branch_reason: str | None = None
     priority: int = 0
+    capabilities: tuple[str, ...] = ()
     status: TaskStatus = "pending"
     attempt: int = 0
     agent: str | None = None

@@ -18,6 +18,7 @@ COMMANDS = {
     "approve": "answer what a workflow asks a person",
     "cancel": "end a workflow",
     "agent": "an agent of one role: any program, the tester, or a script",
+    "agents": "who works here; drain one, or let one in from elsewhere",
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",
     "archive": "move closed parts of the ledger into compressed files; they stay readable",
