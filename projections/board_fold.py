@@ -189,7 +189,7 @@ class Changes:
             )
             entry.attempts.append(attempt)
             self.attempts[attempt.workflow, attempt.task, attempt.run] = attempt
-        attempt.dispatched_at, attempt.dispatched = at, position
+        attempt.dispatched_at, attempt.dispatched, attempt.agent = at, position, None
 
     def _attempt(self, entry: Entry, run: str) -> BoardAttempt | None:
         for attempt in reversed(entry.attempts):

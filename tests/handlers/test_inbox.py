@@ -382,10 +382,14 @@ async def test_whatever_tests_have_printed_the_next_dispatch_fits_into_a_message
     await executor.execute("checked", Order(uuid4(), start(task), "test"))
     done = agent.report(0)
     seen = msgspec.to_builtins(receipt("make test", 1, None, output="x" * printed))
-    told = agent.report(0, "verified", run="t0/verify.1", token=2, agent="tess", receipts=[seen])
+    tester = Agent(agent.bus, agent.tenant, "tess", "tester")
+    await tester.listen()
+    told = tester.report(0, "verified", run="t0/verify.1", token=2, receipts=[seen])
     async with running(inbox):
-        await agent.send(done, told, workflow="checked")
-        assert (await agent.verdict(told))["accepted"]
+        await agent.send(done, workflow="checked")
+        await agent.verdict(done)
+        await tester.send(told, workflow="checked")
+        assert (await tester.verdict(told))["accepted"]
     recorded = await ledger.read_stream("workflow-checked")
     offers = [one for one in recorded if isinstance(one.event, TaskDispatched)]
     assert [one.event.task for one in offers] == ["t0", "t0", "t0.fix1" if printed < 500_000 else "t0"]  # type: ignore[union-attr]
