@@ -44,6 +44,7 @@ from ledger.rows import Head, head_of, select
 from ledger.stream import message, stream_name
 from ledger.verify import verify
 from ops.serve import Up
+from projections.board import BoardAttempt, BoardTask
 from projections.board import workflow as board_of
 from projections.board_fold import Changes
 from projections.rows import text
@@ -411,8 +412,8 @@ async def _same_on_board(connection: Connection, events: Sequence[Recorded]) -> 
         assert detail is not None, f"the board does not have {name}"
         for task in detail.tasks:
             task.waiting_on = None
-        tasks = _as_stored([entry.task for entry in fold.entries.values() if entry.task.workflow == name])
-        attempts = _as_stored([attempt for attempt in fold.attempts.values() if attempt.workflow == name])
+        tasks = _as_stored([entry.task for entry in fold.entries.values() if entry.task.workflow == name], BoardTask)
+        attempts = _as_stored([attempt for attempt in fold.attempts.values() if attempt.workflow == name], BoardAttempt)
         assert detail.workflow == fold.workflows[name]
         assert {it.task: it for it in detail.tasks} == {it.task: it for it in tasks}
         assert {(it.task, it.run): it for it in detail.attempts} == {(it.task, it.run): it for it in attempts}
@@ -420,9 +421,9 @@ async def _same_on_board(connection: Connection, events: Sequence[Recorded]) -> 
         assert {it.task: it.status for it in detail.tasks} == {it.spec.id: it.status for it in state.tasks.values()}
 
 
-def _as_stored(rows: list[T]) -> list[T]:
-    """Postgres has no NUL in its texts."""
-    return msgspec.json.decode(text(rows), type=list[type(rows[0])]) if rows else []  # type: ignore[misc]
+def _as_stored(rows: Sequence[T], kind: type[T]) -> list[T]:
+    """As they are read: without what is only written, and Postgres has no NUL in its texts."""
+    return msgspec.json.decode(text(rows), type=list[kind])  # type: ignore[valid-type]
 
 
 def _streams(events: Sequence[Recorded]) -> Mapping[str, list[Recorded]]:
