@@ -165,6 +165,7 @@ class Task(msgspec.Struct, dict=True):
     worker: str = ""
     notes: dict[str, Any] = {}
     budget: Budget | None = None
+    capabilities: tuple[str, ...] = ()
     position: int = 0
     traceparent: str | None = None
     path: Path | None = None

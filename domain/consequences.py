@@ -150,6 +150,7 @@ class Consequences:
                 inputs=spec.inputs, files=spec.files, repository=self.state.repository, bases=start,
                 dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
                 previous=task.failure if attempt > 1 else None, notes=self._notes(task), expires=self._expires(task),
+                capabilities=tuple(sorted(set(spec.capabilities))),
             )
         )  # fmt: skip
 

@@ -129,6 +129,11 @@ class Run(msgspec.Struct):
     agent: str | None = None
     usage: Usage | None = None
     short: str = ""
+    role: str = ""
+
+    def foreign(self, agent: str, role: str | None) -> str:
+        """Why nobody of this role may report on it; empty if they may, or if nobody has vouched for the role."""
+        return "" if role in (None, self.role) else f"it is offered to the role {self.role}, and {agent} is {role}"
 
 
 class TaskState(msgspec.Struct):
@@ -206,10 +211,11 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
     if state.books is not None:
         book(state.books, event)
     match event:
-        case TaskDispatched(task=name, run=run, purpose=purpose, token=token, attempt=attempt):
+        case TaskDispatched(task=name, run=run, purpose=purpose, token=token, attempt=attempt, role=role):
             task = state.tasks[name]
             task.checks += purpose == "verify" and task.run is None  # the same run offered again is no new one
-            task.run, task.receipts = Run(run, purpose, token, event.due - OFFER_SECONDS, event.timeout_seconds), ()
+            began, allowed = event.due - OFFER_SECONDS, event.timeout_seconds
+            task.run, task.receipts = Run(run, purpose, token, began, allowed, role=role), ()
             if purpose == "work":
                 task.status, task.work = "dispatched", ""
             else:
@@ -218,7 +224,8 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task.held, task.begun, task.expires = False, True, event.expires
             state.tokens = token
         case TaskQueued(task=name):
-            state.tasks[name].status = "queued"
+            task = state.tasks[name]
+            task.status, task.held = "queued", False
         case TaskStarted(task=name, agent=agent, lease_until=lease_until):
             task = state.tasks[name]
             if task.run:
@@ -253,7 +260,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             state.tasks[name].status = "retrying"
         case TaskRerouted(task=name, role=role):
             task = state.tasks[name]
-            task.spec = msgspec.structs.replace(task.spec, agent_role=role)
+            task.spec = msgspec.structs.replace(task.spec, agent_role=role, capabilities=())
         case TaskBranched(task=name, branch=branch, depth=depth):
             state.tasks[name].status = "branched"
             state.tasks[branch.parent_id or name].branches += 1
@@ -306,7 +313,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case AskOpened(ask=ask, task=name, kind=kind, shown=shown, at=at):
             state.asks[ask] = Ask(name, kind, shown)
             task = state.tasks[name]
-            task.status, task.ask = "waiting", ask
+            task.status, task.ask, task.held = "waiting", ask, False
             _stand_still(task, at)
             state.clock.halt(at)
         case AskVoided(ask=ask, task=name, at=at):
