@@ -139,7 +139,8 @@ class Task(msgspec.Struct, dict=True):
     `diff` is what was done so far of what `debug` is about, as a patch of 64 KiB at most, read from Git.
     `previous` is what ended the attempt before this one. `worker` did what a run of purpose `verify` is to judge.
     `notes` is the task's scratchpad, as the attempts before have left it; `note` writes into it.
-    `budget` is what is reserved for this run, None where nothing is limited; `call` asks before it spends.
+    `budget` is what is reserved for this run, None where nothing is limited; `call` asks before it spends. `expires` is
+    when the time of all attempts together is over.
     `position` is the place of the dispatch in the ledger, `traceparent` the trace it belongs to (W3C Trace Context).
     """
 
@@ -165,6 +166,7 @@ class Task(msgspec.Struct, dict=True):
     worker: str = ""
     notes: dict[str, Any] = {}
     budget: Budget | None = None
+    expires: float | None = None
     capabilities: tuple[str, ...] = ()
     position: int = 0
     traceparent: str | None = None

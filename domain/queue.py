@@ -133,7 +133,7 @@ class _Grants:
     def __init__(self, state: Queue, limits: Limits, gone: Standing | None = None) -> None:
         self._state, self._limits, self._gone = state, limits, gone
         self._given_back = gone.claim.needs if gone and gone.granted else ()
-        self._left = gone.claim.needs if gone and not gone.granted else ()
+        self._left = gone.claim.needs if gone and not gone.granted and _stands(state, gone.claim) else ()
 
     def limited(self, needs: Iterable[str]) -> list[str]:
         return [need for need in needs if self._limits.of(need) is not None]
@@ -170,7 +170,7 @@ def evolve(state: Queue, event: QueueEvent) -> Queue:
         case ClaimQueued(claim=claim):
             standing = state.claims[claim.id] = Standing(claim, _turn(state, claim))
             state.arrivals += 1
-            if not claim.role or claim.role not in state.paused:
+            if _stands(state, claim):
                 _join(state, standing)
         case ClaimGranted(claim=id):
             standing = state.claims[id]
@@ -214,6 +214,11 @@ def _ramp(state: Queue, role: str, rate: float | None, at: float) -> None:
 
 def _waiting(state: Queue, role: str) -> list[Standing]:
     return [it for it in state.claims.values() if it.claim.task and it.claim.role == role and not it.granted]
+
+
+def _stands(state: Queue, claim: Claim) -> bool:
+    """Whether a claim that waits does so in its lines."""
+    return not claim.role or claim.role not in state.paused
 
 
 def _join(state: Queue, standing: Standing) -> None:

@@ -121,6 +121,8 @@ class Changes:
                 wait.kind, wait.due = "lease", min(event.lease_until, timeout_at)
                 wait.timeout_at, wait.agent = timeout_at, event.agent
                 self._put(flow, wait)
+            case TaskReported(task=task) if flow.of(task).kind == "slot" and flow.of(task).run is None:
+                pass  # a group whose parts are its work: nothing of it was out
             case TaskReported(task=task) | TaskVerified(task=task) | AttemptFailed(task=task):
                 self._settle(flow, task, at)
             case RetryScheduled(task=task, attempt=attempt, due=due):

@@ -140,3 +140,13 @@ def test_a_tenant_that_is_paused_begins_nothing_at_all() -> None:
 def test_the_need_of_a_workflow_is_none_that_a_task_can_have() -> None:
     assert workflow("w").needs == (WORKFLOWS,)
     assert task("a", "workflows", role="workflows").needs == ("role:workflows", "resource:workflows")
+
+
+def test_who_is_withdrawn_while_its_role_is_paused_makes_room_for_nobody() -> None:
+    line = Line()
+    line.do(PauseDispatch, role="coder", by="pat")
+    line.do(PlaceClaim, claim=task("holder", "x", role="tester"))
+    line.do(PlaceClaim, claim=task("paused", "x"))
+    line.do(PlaceClaim, claim=task("next", "x", role="tester"))
+    freed = line.do(FreeClaim, claim=task("paused", "x").id)
+    assert not any(isinstance(event, ClaimGranted) for event in freed)

@@ -188,6 +188,7 @@ async def test_what_waits_for_a_bus_that_is_away_waits_in_postgres(
         for version in range(24):
             large = NewEvent(started(agent="x" * 2**21), uuid4(), "ann")
             await ledger.append(Append("workflow-b", version, [large]))
+        gc.collect()
         kept = sum(len(one.state) for one in gc.get_objects() if isinstance(one, Recorded))
         assert kept <= 33 * 2**20
         await own_nats.start()

@@ -80,7 +80,7 @@ def test_a_branch_stands_under_its_parent_whatever_the_order_of_the_rows() -> No
 
 def test_each_task_shows_its_state_attempt_time_and_what_it_waits_for() -> None:
     detail = BoardDetail(
-        workflow(asks=1, completed=1),
+        workflow(asks=1, completed=1, progress=1 / 3),
         [
             task("done", status="completed", attempt=1, commit="c" * 40, summary="wrote\nit", started_at=START,
                  ended_at=START + timedelta(seconds=3)),

@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from stage import Sliced, opened, projected, record, tables
 
-from domain.state import CLOSED, PASSED, TaskState, Workflow, evolve
+from domain.state import CLOSED, PASSED, TaskState, Workflow, evolve, waiting
 from ledger.ledger import Ledger
 from ledger.postgres import Connection, Pool
 from ledger.recorded import Recorded
@@ -76,7 +76,9 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
 def waits(state: Workflow, name: str, task: TaskState) -> tuple[Any, ...]:
     """What an open task waits on: kind, token, run, attempt, agent, ask."""
     needs = [state.tasks[need].status for need in task.spec.dependencies]
-    branches = [it for it in state.tasks.values() if it.depth and it.spec.parent_id == name and it.status not in CLOSED]
+    branches = [
+        it for it in state.tasks.values() if it.depth and it.status not in CLOSED and waiting(state, it).spec.id == name
+    ]
     if run := task.run:
         return "lease" if run.agent else "slot", run.token, run.id, task.attempt, run.agent, None
     if task.status == "queued":
