@@ -24,8 +24,9 @@ import re
 import signal
 import socket
 import traceback
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
+from importlib.metadata import version
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +34,12 @@ from uuid import uuid4
 
 import msgspec
 
+from cairn.admission import admitted
 from cairn.bus import Bus, Message
+from cairn.calls import CairnError
 from cairn.config import Connection, connection
 from cairn.git import GitError, MergeConflict
-from cairn.outbox import Outbox
+from cairn.outbox import Outbox, owing
 from cairn.repository import Repository
 from cairn.task import Asked, Failed, Result, Task
 
@@ -47,9 +50,15 @@ Key = tuple[str, str, int]
 log = logging.getLogger(__name__)
 
 ROLE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
+"""A name becomes a part of subjects, of streams and of the user that NATS knows it by."""
+CAPABILITY = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
+MOST_CAPABILITIES = 4
 NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]")
 JOIN_SECONDS = 0.5
+LEASE_SECONDS = 3.0
+"""For how long it may be silent, until it is told."""
+GOODBYE_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
 FLUSH_SECONDS = 3.0
 RESULT_BYTES = 65_536
@@ -77,25 +86,38 @@ class _Run(NamedTuple):
 
 class Agent:
     """`role` is what it does, `name` who it is (unique among agents alive), `capacity` how many tasks at once.
+    `capabilities` are what it has besides, four words at most: tasks that need them go to those that have them all.
 
     With `commits=False` the handler's worktree is only read.
     """
 
-    def __init__(self, role: str, *, name: str | None = None, capacity: int = 1, commits: bool = True) -> None:
+    def __init__(
+        self,
+        role: str,
+        *,
+        name: str | None = None,
+        capacity: int = 1,
+        capabilities: Sequence[str] = (),
+        commits: bool = True,
+    ) -> None:
         if not ROLE.fullmatch(role):
             raise ValueError(f"role {role!r}: at most 63 of a-z, 0-9, _ and -, the first a letter or a digit")
         if name is not None and not NAME.fullmatch(name):
-            raise ValueError(
-                f"name {name!r}: at most 128 of letters, digits, _, - and ., the first a letter or a digit"
-            )
+            raise ValueError(f"name {name!r}: at most 128 of a-z, 0-9, _ and -, the first a letter or a digit")
+        if len(set(capabilities)) > MOST_CAPABILITIES or not all(CAPABILITY.fullmatch(one) for one in capabilities):
+            rule = "at most 31 of a-z, 0-9, _ and -, the first a letter or a digit"
+            raise ValueError(f"capabilities {tuple(capabilities)!r}: at most {MOST_CAPABILITIES}, each {rule}")
         if capacity < 1:
             raise ValueError(f"capacity {capacity}: an agent works on one task at least")
-        host = NOT_IN_NAMES.sub("-", socket.gethostname().lower())
+        host = NOT_IN_NAMES.sub("-", socket.gethostname().lower())[:40]
         self.role, self.capacity, self._commits = role, capacity, commits
+        self.capabilities = tuple(sorted(set(capabilities)))
         self.name = name or f"{role}-{host}-{os.getpid()}-{uuid4().hex[:6]}"
         self._handler: Handler | None = None
         self._runs: dict[Key, _Run] = {}
         self._room = asyncio.Event()
+        self._drained = False
+        self._lease_seconds = LEASE_SECONDS
         self._decoder = msgspec.json.Decoder(_Dispatch)
 
     def task(self, handler: Handler) -> Handler:
@@ -132,17 +154,17 @@ class Agent:
         """Works on the running loop until cancelled, or until `stop` is set.
 
         Then it takes nothing new, gives what it runs a few seconds to end, hands the rest back as `agent_lost` so that
-        it is tried again at once, and waits until its reports are stored. What it still owes stays in its journal.
+        it is tried again at once, waits until its reports are stored, and says goodbye. What it still owes stays in its
+        journal.
         """
         if self._handler is None:
             raise TypeError(f"agent {self.name} has no handler: decorate one with @agent.task")
         where = where or connection()
-        if not where.nats_url:
-            raise ConnectionError("an agent needs NATS: set NATS_URL, or start `cairn up` on this machine")
-        journal = where.state_dir / "outbox" / where.tenant / f"{self.name}.jsonl"
-        async with Bus.connect(where.nats_url, name=self.name) as bus, asyncio.TaskGroup() as group:
-            outbox = Outbox(bus, where.tenant, self.name, journal, self._refused)
+        journal = where.state_dir / "outbox" / where.tenant / self.role / f"{self.name}.jsonl"
+        async with admitted(where, self.role, self.name, self.capabilities) as bus, asyncio.TaskGroup() as group:
+            outbox = Outbox(bus, where.tenant, self.role, self.name, journal, self._refused)
             sending = group.create_task(outbox.run())
+            inheriting = group.create_task(_inherit(where, journal))
             beating = group.create_task(self._beat(bus, where.tenant))
             pulling = group.create_task(self._pull(bus, outbox, where, group))
             await (stop or asyncio.Event()).wait()
@@ -151,8 +173,10 @@ class Agent:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await outbox.emptied()
-            beating.cancel()
-            sending.cancel()
+            with suppress(ConnectionError, TimeoutError):
+                await bus.request(self._subject("leave", where.tenant), timeout=GOODBYE_SECONDS)
+            for job in (inheriting, beating, sending):
+                job.cancel()
 
     async def _hand_back(self, outbox: Outbox) -> None:
         if self._runs:
@@ -164,29 +188,55 @@ class Agent:
             outbox.report(key[0], {**outcome, **_used(run.task), **run.lease}, keep=True)
 
     async def _pull(self, bus: Bus, outbox: Outbox, where: Connection, group: asyncio.TaskGroup) -> None:
-        """Joins, pulls as many dispatches as there is room for, and joins again whenever its consumer is gone."""
+        """Joins, pulls as many dispatches as there is room for, and joins again whenever a consumer is gone."""
         while True:
             seat = await self._join(bus, where.tenant)
-            if seat is None:
+            if seat is None or self._drained:
                 await asyncio.sleep(JOIN_SECONDS)
                 continue
-            pulled = bus.pull(seat["stream"], seat["consumer"], batch=self._free)
-            with suppress(LookupError):
+            pulls = [
+                asyncio.create_task(self._pull_from(bus, seat["stream"], consumer, outbox, where, group))
+                for consumer in seat["consumers"]
+            ]
+            try:
+                await asyncio.wait(pulls, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pull in pulls:
+                    pull.cancel()
+                for ended in await asyncio.gather(*pulls, return_exceptions=True):
+                    if isinstance(ended, Exception):
+                        raise ended
+
+    async def _pull_from(
+        self, bus: Bus, stream: str, consumer: str, outbox: Outbox, where: Connection, group: asyncio.TaskGroup
+    ) -> None:
+        """Until the consumer is gone, or it is to take no more."""
+        with suppress(LookupError):
+            async with aclosing(bus.pull(stream, consumer, batch=self._free)) as pulled:
                 async for messages in pulled:
                     for message in messages:
-                        try:
-                            dispatch = self._decoder.decode(message.data)
-                        except msgspec.DecodeError as error:
-                            log.error("%s cannot be read and is left: %s", message.subject, error)  # noqa: TRY400
-                            await bus.term(message)
-                            continue
-                        if dispatch.data.worker == self.name:
-                            await self._pass_on(bus, message)
-                            continue
-                        self._take(message, dispatch, outbox, where, group)
-                    while self._free() <= 0:
+                        await self._consider(message, bus, outbox, where, group)
+                    while self._free() <= 0 and not self._drained:
                         self._room.clear()
                         await self._room.wait()
+                    if self._drained:
+                        return
+
+    async def _consider(
+        self, message: Message, bus: Bus, outbox: Outbox, where: Connection, group: asyncio.TaskGroup
+    ) -> None:
+        try:
+            dispatch = self._decoder.decode(message.data)
+        except msgspec.DecodeError as error:
+            log.error("%s cannot be read and is left: %s", message.subject, error)  # noqa: TRY400
+            await bus.term(message)
+            return
+        if dispatch.data.worker == self.name:
+            await self._pass_on(bus, message)
+        elif self._drained or self._free() <= 0:  # what several consumers gave at once goes to another
+            await bus.nak(message, 0)
+        else:
+            self._take(message, dispatch, outbox, where, group)
 
     async def _pass_on(self, bus: Bus, message: Message) -> None:
         """What it did itself another tester judges: to take it would be refused, and nobody else would be asked."""
@@ -199,12 +249,27 @@ class Agent:
         return self.capacity - len(self._runs)
 
     async def _join(self, bus: Bus, tenant: str) -> dict[str, Any] | None:
-        body = msgspec.json.encode({"role": self.role, "agent": self.name, "capacity": self.capacity})
+        told = {"capacity": self.capacity, "capabilities": self.capabilities, "version": version("cairn")}
         try:
-            answer: dict[str, Any] = msgspec.json.decode((await bus.request(f"cairn.{tenant}.join", body)).data)
+            asked = await bus.request(self._subject("join", tenant), msgspec.json.encode(told))
+            answer: dict[str, Any] = msgspec.json.decode(asked.data)
         except (ConnectionError, TimeoutError):
             return None
+        if "refused" in answer:
+            raise ConnectionRefusedError(answer["refused"])
+        self._lease_seconds = answer.get("lease_seconds", LEASE_SECONDS)
+        self._drain(bool(answer.get("drained")))
         return answer
+
+    def _subject(self, verb: str, tenant: str) -> str:
+        return f"cairn.{tenant}.{verb}.{self.role}.{self.name}"
+
+    def _drain(self, drained: bool) -> None:
+        """It finishes what it holds, and asks now and then whether it may take more."""
+        if drained and not self._drained:
+            log.warning("%s is drained: it finishes what it holds and takes no more", self.name)
+        self._drained = drained
+        self._room.set()
 
     def _take(
         self, message: Message, dispatch: _Dispatch, outbox: Outbox, where: Connection, group: asyncio.TaskGroup
@@ -291,11 +356,19 @@ class Agent:
 
     async def _beat(self, bus: Bus, tenant: str) -> None:
         """Says what it holds, often enough for the shortest lease; stops what is no longer its own."""
+
+        async def told(message: Message) -> None:
+            self._drain(bool(msgspec.json.decode(message.data)["drained"]))
+
+        await bus.subscribe(f"cairn.{tenant}.tell.{self.name}", told)
         while True:
-            await asyncio.sleep(min((run.lease_seconds for run in self._runs.values()), default=3.0) / 3)
-            body = msgspec.json.encode({"agent": self.name, "runs": list(self._runs)})
+            await asyncio.sleep(
+                min((run.lease_seconds for run in self._runs.values()), default=self._lease_seconds) / 3
+            )
             with suppress(ConnectionError, TimeoutError):
-                answer = msgspec.json.decode((await bus.request(f"cairn.{tenant}.beat", body)).data)
+                held = msgspec.json.encode({"runs": list(self._runs)})
+                answer = msgspec.json.decode((await bus.request(self._subject("beat", tenant), held)).data)
+                self._drain(bool(answer.get("drained")))
                 for workflow, name, token in answer["void"]:
                     self._stop((workflow, name, token))
 
@@ -337,6 +410,19 @@ class _Desk:
 
 def _used(task: Task) -> dict[str, Any]:
     return {"usage": task.usage} if task.usage else {}
+
+
+async def _inherit(where: Connection, own: Path) -> None:
+    """What agents that died here still owe is sent under their own names, for nobody may speak for another."""
+    for journal in sorted(own.parents[1].glob("*/*.jsonl")):
+        role, name = journal.parent.name, journal.stem
+        if journal == own or not owing(journal):
+            continue
+        try:
+            async with admitted(where, role, name) as bus:
+                await Outbox(bus, where.tenant, role, name, journal).settle()
+        except (BlockingIOError, ConnectionError, CairnError) as error:  # it lives again, or another agent does it
+            log.warning("what %s owes stays in %s for now: %s", name, journal, error)
 
 
 def _failure(kind: str, message: str, detail: str = "") -> dict[str, Any]:

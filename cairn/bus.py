@@ -134,10 +134,10 @@ class _Client(Client):
 class Bus:
     """A connection to NATS that outlives the server it speaks to. Open it with `async with Bus.connect(url)`."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, inbox: str) -> None:
         self._url, self._name = url, name
         self._nc = _Client()
-        self._inbox = f"_INBOX.{uuid4().hex}"
+        self._inbox = f"{inbox}.{uuid4().hex}"
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._subscriptions: dict[int, tuple[str, Callback]] = {}
         self._live: dict[int, Any] = {}
@@ -149,9 +149,9 @@ class Bus:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str, *, name: str = "cairn") -> AsyncIterator["Bus"]:
-        """Connects within ten seconds or raises ConnectionError."""
-        bus = cls(url, name)
+    async def connect(cls, url: str, *, name: str = "cairn", inbox: str = "_INBOX") -> AsyncIterator["Bus"]:
+        """Connects within ten seconds or raises ConnectionError. Answers come to subjects under `inbox`."""
+        bus = cls(url, name, inbox)
         await bus._open()
         watchdog = asyncio.create_task(bus._watch())
         try:

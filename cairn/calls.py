@@ -5,7 +5,7 @@ answer was lost can be sent again: it is carried out once.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote, urlencode
@@ -146,6 +146,18 @@ def pause_dispatch(role: str | None, reason: str) -> Call:
 
 def resume_dispatch(role: str | None, rate: float | None, reason: str) -> Call:
     return _command(f"{API}/resume", {"role": role, "rate": rate, "reason": reason})
+
+
+def agents() -> Call:
+    return Call("GET", f"{API}/agents")
+
+
+def admit(agent: str, role: str, capabilities: Sequence[str]) -> Call:
+    return _command(f"{API}/agents/{quote(agent, safe='')}/admit", {"role": role, "capabilities": capabilities})
+
+
+def drain(agent: str, reason: str) -> Call:
+    return _command(f"{API}/agents/{quote(agent, safe='')}/drain", {"reason": reason})
 
 
 def workflows(limit: int, status: str | None, at_least: int | None) -> Call:

@@ -12,7 +12,10 @@ import platformdirs
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """`url` is the gateway's, `token` what it asks for, `state_dir` where agents keep outboxes and worktrees."""
+    """`url` is the gateway's, `token` what it asks for, `state_dir` where agents keep outboxes and worktrees.
+
+    `nats_url` is where agents are told to go; empty, they ask the gateway for a user of their own.
+    """
 
     nats_url: str
     url: str
@@ -34,7 +37,7 @@ def search_path() -> str:
 def connection(folder: Path | None = None) -> Connection:
     """Raises ConnectionError with the command that mends it when nothing is up.
 
-    CAIRN_URL and CAIRN_TOKEN, NATS_URL and CAIRN_TENANT take precedence over what the running system wrote down.
+    CAIRN_URL, CAIRN_TOKEN and CAIRN_TENANT take precedence over what the running system wrote down.
     """
     env = os.environ
     folder = folder or Path(env.get("CAIRN_DATA_DIR") or default_data_dir())
@@ -43,7 +46,7 @@ def connection(folder: Path | None = None) -> Connection:
     except FileNotFoundError:
         found = {}
     values = {
-        "nats_url": env.get("NATS_URL") or found.get("nats_url", ""),
+        "nats_url": env.get("NATS_URL") or "",
         "url": env.get("CAIRN_URL") or found.get("url", ""),
         "token": env.get("CAIRN_TOKEN") or found.get("token", ""),
         "tenant": env.get("CAIRN_TENANT") or found.get("tenant", "main"),

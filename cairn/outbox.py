@@ -48,13 +48,19 @@ class _Report:
 
 
 class Outbox:
-    """Run `await outbox.run()` beside the work. `agent` names the sender and the subject of the verdicts; `refused` is
-    told the id of a report that was not kept and is not accepted."""
+    """Run `await outbox.run()` beside the work. `role` and `agent` are the sender, also in the subjects of reports and
+    verdicts; `refused` is told the id of a report that was not kept and is not accepted."""
 
     def __init__(
-        self, bus: Bus, tenant: str, agent: str, journal: Path, refused: Callable[[str], None] = lambda _: None
+        self,
+        bus: Bus,
+        tenant: str,
+        role: str,
+        agent: str,
+        journal: Path,
+        refused: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._bus, self._tenant, self._agent = bus, tenant, agent
+        self._bus, self._tenant, self._role, self._agent = bus, tenant, role, agent
         self._path, self._refused = journal, refused
         self._waiting: list[_Report] = []
         self._owed: dict[str, _Report] = {}
@@ -69,8 +75,7 @@ class Outbox:
 
         An outcome that no message of this NATS can hold becomes a failure that says so.
         """
-        sender = {"agent": self._agent, "verdict": self._subject}
-        body = {"id": str(uuid4()), "workflow": workflow, **sender, **body}
+        body = {"id": str(uuid4()), "workflow": workflow, "agent": self._agent, **body}
         encoded = self._encoder.encode(body)
         if len(encoded) > self._room:
             why = f"the outcome has {len(encoded)} bytes, a message to the inbox holds {self._room}"
@@ -101,16 +106,22 @@ class Outbox:
         self._bell.set()
 
     async def run(self) -> None:
+        """Until cancelled. BlockingIOError when another process of this name lives."""
+        await self._serve(LOCK_TRIES)
+
+    async def settle(self) -> None:
+        """Until all that its journal owes is judged; then removes it. BlockingIOError when its agent lives."""
+        await self._serve(1, settling=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, tries: int, *, settling: bool = False) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        unsubscribe = await self._bus.subscribe(self._subject, self._hear)
-        with await self._open() as journal:
+        unsubscribe = await self._bus.subscribe(f"cairn.{self._tenant}.verdict.{self._agent}", self._hear)
+        with await self._open(tries) as journal:
             self._recover(journal)
             journal.write(b"\n")  # ends a torn last line: what comes now is not to be a part of it
-            for orphan in self._path.parent.glob("*.jsonl"):
-                if orphan != self._path:
-                    self._adopt(orphan, journal)
             try:
-                while True:
+                while not settling or self._waiting or self._owed:
                     await self._wait()
                     self._forget(journal)
                     if self._waiting:
@@ -120,9 +131,9 @@ class Outbox:
                 self._forget(journal)
                 await unsubscribe()
 
-    async def _open(self) -> FileIO:
+    async def _open(self, tries: int) -> FileIO:
         """The journal, ours alone. BlockingIOError when another process of this name has it and does not end."""
-        for _ in range(LOCK_TRIES):
+        for _ in range(tries):
             journal = self._path.open("ab+", buffering=0)
             if _locked(journal, self._path):
                 return journal
@@ -130,37 +141,12 @@ class Outbox:
             await asyncio.sleep(LOCK_SECONDS)
         raise BlockingIOError(f"another agent named {self._agent} is alive ({self._path}): give this one its own name")
 
-    @property
-    def _subject(self) -> str:
-        return f"cairn.{self._tenant}.verdict.{self._agent}"
-
-    def _recover(self, journal: FileIO) -> list[_Report]:
-        """Queues what a journal still owes."""
-        journal.seek(0)
-        kept: dict[str, dict[str, Any]] = {}
-        for line in journal.read().splitlines():
-            try:
-                entry = msgspec.json.decode(line)
-            except msgspec.DecodeError:
-                continue  # the torn last line of a process that was killed: what it held was never sent
-            if "done" in entry:
-                kept.pop(entry["done"], None)
-            else:
-                kept[entry["body"]["id"]] = entry
-        encode = self._encoder.encode
-        owed = [_Report(name, encode({**one["body"], "verdict": self._subject}), True) for name, one in kept.items()]
-        for report in owed:
+    def _recover(self, journal: FileIO) -> None:
+        """Queues what the journal still owes."""
+        for name, body in _debts(journal).items():
+            report = _Report(name, self._encoder.encode(body), True)
             report.journaled = True
             self._queue(report)
-        return owed
-
-    def _adopt(self, orphan: Path, journal: FileIO) -> None:
-        """Takes over the journal of an agent whose process is no more; the kernel has dropped its lock then."""
-        with suppress(FileNotFoundError), orphan.open("rb", buffering=0) as theirs:
-            if not _locked(theirs, orphan):
-                return
-            _write(journal, self._lines(self._recover(theirs)))
-            orphan.unlink()
 
     def _lines(self, reports: list[_Report]) -> bytes:
         return b"".join(b'{"body":%s}\n' % one.encoded for one in reports)
@@ -180,7 +166,9 @@ class Outbox:
                 pages.append([])
                 size = len(report.encoded) + 1
             pages[-1].append(report.encoded)
-        return [(f"cairn.{self._tenant}.in.{self._agent}", b"[%s]" % b",".join(page), None) for page in pages]
+        return [
+            (f"cairn.{self._tenant}.in.{self._role}.{self._agent}", b"[%s]" % b",".join(page), None) for page in pages
+        ]
 
     async def _wait(self) -> None:
         """Until there is something to send: a new report, or one that was sent long ago and never answered."""
@@ -247,6 +235,32 @@ class Outbox:
                 self._settled.append(verdict.id)
             elif not verdict.accepted:
                 self._refused(verdict.id)
+
+
+def owing(journal: Path) -> bool:
+    """Whether an agent whose process is no more left this and owes something; one that owes nothing is removed."""
+    with suppress(FileNotFoundError), journal.open("rb", buffering=0) as theirs:
+        if _locked(theirs, journal):  # the kernel drops the lock with the process
+            if _debts(theirs):
+                return True
+            journal.unlink()
+    return False
+
+
+def _debts(journal: FileIO) -> dict[str, dict[str, Any]]:
+    """The reports of a journal that are not known to be judged, by their ids."""
+    journal.seek(0)
+    kept: dict[str, dict[str, Any]] = {}
+    for line in journal.read().splitlines():
+        try:
+            entry = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            continue  # the torn last line of a process that was killed: what it held was never sent
+        if "done" in entry:
+            kept.pop(entry["done"], None)
+        else:
+            kept[entry["body"]["id"]] = entry["body"]
+    return kept
 
 
 def _locked(journal: FileIO, path: Path) -> bool:

@@ -157,6 +157,21 @@ class SyncClient:
         wait, in turn."""
         return self._ask(calls.QUEUE)
 
+    def admit(self, agent: str, role: str, capabilities: Sequence[str] = ()) -> Json:
+        """Lets an agent of this name and role speak on NATS, and nobody else under its name: `{"nats_url", "user",
+        "permissions"}`. Where NATS is your own the URL is the system's. Conflict when the name has another role."""
+        return self._ask(calls.admit(agent, role, capabilities))
+
+    def agents(self) -> list[Json]:
+        """All agents that have not left: `{"name", "role", "capacity", "capabilities", "version", "status", "drained",
+        "holding", "heard_at", "changed_at"}`; they are `here` or `lost`, times in seconds since the epoch."""
+        found: list[Json] = (self._ask(calls.agents()))["agents"]
+        return found
+
+    def drain(self, agent: str, reason: str = "") -> Json:
+        """It takes no more work until it leaves, and finishes what it holds: `{"agent"}`. NotFound, Conflict."""
+        return self._ask(calls.drain(agent, reason))
+
     def workflows(self, limit: int = 50, *, status: str | None = None, at_least: int | None = None) -> list[Json]:
         """At most `limit` (1,000) workflows, the newest first, as the board's rows of at least that position."""
         found: list[Json] = self._ask(calls.workflows(limit, status, at_least))["workflows"]

@@ -184,6 +184,7 @@ class Task(msgspec.Struct, dict=True):
     budget: Budget | None = None
     expires: float | None = None
     answers: tuple[Answered, ...] = ()
+    capabilities: tuple[str, ...] = ()
     position: int = 0
     traceparent: str | None = None
     path: Path | None = None

@@ -49,7 +49,7 @@ TASK_BYTES = 262_144
 """A task of a plan, so that its dispatch fits into one message on any bus."""
 MOST_PRIORITY = 1_000
 EDITABLE = (
-    "title", "description", "agent_role", "inputs", "files", "priority", "acceptance_criteria",
+    "title", "description", "agent_role", "capabilities", "inputs", "files", "priority", "acceptance_criteria",
     "timeout_seconds", "total_seconds", "max_attempts",
 )  # fmt: skip
 """The fields of a task that `EditTask` changes."""

@@ -25,7 +25,8 @@ def branch(task: TaskState, role: str, under: TaskState, failure: Failure) -> Ta
         description=spec.description, agent_role=role, timeout_seconds=spec.timeout_seconds,
         max_attempts=spec.max_attempts, retry=spec.retry, failure_routing=spec.failure_routing,
         max_debug_attempts=spec.max_debug_attempts, max_branch_depth=spec.max_branch_depth,
-        result_schema=spec.result_schema, priority=spec.priority, resources=spec.resources, inputs=spec.inputs, files=spec.files,
+        result_schema=spec.result_schema, priority=spec.priority, resources=spec.resources, inputs=spec.inputs,
+        files=spec.files, capabilities=spec.capabilities if role == spec.agent_role else (),
         parent_id=under.spec.id, branch_reason=failure.type, debug_instructions=failure.message, is_temporary=True,
     )  # fmt: skip
 

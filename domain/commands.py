@@ -36,12 +36,16 @@ class Grant(Command, frozen=True, kw_only=True):
 
 
 class Report(Command, frozen=True, kw_only=True):
-    """What an agent says of a run. `token` is the lease it was given; only the current one is believed."""
+    """What an agent says of a run. `token` is the lease it was given; only the current one is believed.
+
+    `agent` and `role` are who the bus says it is; without a `role` nobody has vouched for it.
+    """
 
     task: str
     run: str
     token: int
     agent: str
+    role: str | None = None
 
 
 class ReportStarted(Report, frozen=True, kw_only=True):
@@ -235,6 +239,37 @@ class Restore(Command, frozen=True, kw_only=True):
     skipped: int
     repository: str | None = None
 
+
+class Join(Command, frozen=True, kw_only=True):
+    """An agent is there, and takes work of its role."""
+
+    agent: str
+    role: str
+    capacity: int = 1
+    capabilities: tuple[str, ...] = ()
+    version: str = ""
+
+
+class Miss(Command, frozen=True, kw_only=True):
+    """Nothing was heard of an agent since `heard_at`, for longer than it promised."""
+
+    heard_at: float
+
+
+class Hear(Command, frozen=True, kw_only=True):
+    """An agent was heard of."""
+
+
+class Drain(Command, frozen=True, kw_only=True):
+    by: str
+    reason: str = ""
+
+
+class Leave(Command, frozen=True, kw_only=True):
+    """An agent says goodbye."""
+
+
+AgentCommand = Join | Miss | Hear | Drain | Leave
 
 WorkflowCommand = (
     StartWorkflow

@@ -89,7 +89,8 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
 
     `previous` is what ended the attempt before. What is to be verified was done by `worker`, who does not judge it.
     `notes` are what the attempts before have noted, a branch's parent's among them; `budget` is what is reserved for it.
-    `expires` is when the task's time is over, all its attempts together.
+    `expires` is when the task's time is over, all its attempts together. Only agents that have all `capabilities`, which
+    are sorted, get it.
     """
 
     workflow: str
@@ -117,6 +118,7 @@ class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
     budget: Budget | None = None
     expires: float | None = None
     answers: tuple[Answered, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -195,7 +197,7 @@ class RetryScheduled(Event, frozen=True, tag="task.retry_scheduled"):
 
 
 class TaskRerouted(Event, frozen=True, tag="task.rerouted"):
-    """From its next attempt on it is for another role."""
+    """From its next attempt on it is for another role, of which nothing besides is asked."""
 
     task: str
     role: str
@@ -445,6 +447,43 @@ class LedgerRestored(Event, frozen=True, tag="ledger.restored"):
     taken_at: float | None = None
 
 
+class AgentJoined(Event, frozen=True, tag="agent.joined"):
+    """An agent takes work of `role`, `capacity` tasks at once; also when it describes itself anew."""
+
+    agent: str
+    role: str
+    capacity: int = 1
+    capabilities: tuple[str, ...] = ()
+    version: str = ""
+
+
+class AgentLost(Event, frozen=True, tag="agent.lost"):
+    """Nothing was heard of it since `heard_at`, for longer than it promised."""
+
+    agent: str
+    heard_at: float
+
+
+class AgentReturned(Event, frozen=True, tag="agent.returned"):
+    """It was lost, and was heard of again."""
+
+    agent: str
+
+
+class AgentDrained(Event, frozen=True, tag="agent.drained"):
+    """It takes no more work until it leaves, and finishes what it holds."""
+
+    agent: str
+    by: str
+    reason: str = ""
+
+
+class AgentLeft(Event, frozen=True, tag="agent.left"):
+    """It said goodbye."""
+
+    agent: str
+
+
 WorkflowEvent = (
     WorkflowStarted
     | WorkflowAdmitted
@@ -486,6 +525,9 @@ WorkflowEvent = (
     | WorkflowRestored
 )
 """Everything a `workflow-<id>` stream can hold."""
+
+AgentEvent = AgentJoined | AgentLost | AgentReturned | AgentDrained | AgentLeft
+"""Everything an `agent-<name>` stream can hold."""
 
 LedgerEvent = LedgerRestored
 """Everything a `ledger-<tenant>` stream can hold."""

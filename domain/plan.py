@@ -52,13 +52,20 @@ Resource = Annotated[
         extra_json_schema={"pattern": RESOURCE_PATTERN},
     ),
 ]
+_UNIQUE = {"uniqueItems": True}
 Timeout = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
 Delay = Annotated[float, Meta(ge=0, le=LONGEST_SECONDS)]
 Person = Annotated[
     str, Meta(description="As people name themselves when they answer.", extra_json_schema={"pattern": r"\S"})
 ]
+CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,30}(?!\n)$"
+MOST_CAPABILITIES = 4
+"""Of an agent, and of what a task needs: there is a queue for each set that an agent can serve, 16 at most."""
+Capabilities = Annotated[
+    tuple[Annotated[str, Meta(extra_json_schema={"pattern": CAPABILITY_PATTERN})], ...],
+    Meta(max_length=MOST_CAPABILITIES, extra_json_schema=_UNIQUE),
+]
 Metadata = Annotated[dict[str, Any], Meta(description="Anything else worth keeping; not interpreted.")]
-_UNIQUE = {"uniqueItems": True}
 
 
 class Test(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -134,6 +141,10 @@ class Task(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
         str,
         Meta(description='Role of the agent that does it: built in, or listed in "roles".', examples=list(ROLES)),
     ] = "coder"
+    capabilities: Annotated[
+        Capabilities,
+        Meta(description="What an agent of the role must have besides to be given it.", examples=[["python", "gpu"]]),
+    ] = ()
     dependencies: Annotated[
         tuple[str, ...],
         Meta(description="Ids of the tasks that must be completed first.", extra_json_schema=_UNIQUE),

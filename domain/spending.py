@@ -41,6 +41,8 @@ def corrected(state: Workflow, command: ReportUsage) -> list[WorkflowEvent] | st
     run = next((one for one in task.runs if one.id == command.run), None) if task else None
     if task is None or run is None or (run.token, run.agent) != (command.token, command.agent):
         return f"{command.agent} does not hold run {command.run}, and did not"
+    if why := run.foreign(command.agent, command.role):
+        return why
     ended = run is not task.run
     seconds = run.usage.seconds if ended and run.usage else command.now - run.began
     now = usage(command.spent, seconds, state.prices)

@@ -137,6 +137,11 @@ class Run(msgspec.Struct):
     agent: str | None = None
     usage: Usage | None = None
     short: str = ""
+    role: str = ""
+
+    def foreign(self, agent: str, role: str | None) -> str:
+        """Why nobody of this role may report on it; empty if they may, or if nobody has vouched for the role."""
+        return "" if role in (None, self.role) else f"it is offered to the role {self.role}, and {agent} is {role}"
 
 
 class TaskState(msgspec.Struct):
@@ -228,10 +233,11 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
     if state.books is not None:
         book(state.books, event)
     match event:
-        case TaskDispatched(task=name, run=run, purpose=purpose, token=token, attempt=attempt):
+        case TaskDispatched(task=name, run=run, purpose=purpose, token=token, attempt=attempt, role=role):
             task = state.tasks[name]
             task.checks += purpose == "verify" and task.run is None  # the same run offered again is no new one
-            task.run, task.receipts = Run(run, purpose, token, event.due - OFFER_SECONDS, event.timeout_seconds), ()
+            began, allowed = event.due - OFFER_SECONDS, event.timeout_seconds
+            task.run, task.receipts = Run(run, purpose, token, began, allowed, role=role), ()
             if purpose == "work":
                 task.status, task.work = "dispatched", ""
             else:
@@ -278,7 +284,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             state.tasks[name].status = "retrying"
         case TaskRerouted(task=name, role=role):
             task = state.tasks[name]
-            task.spec = msgspec.structs.replace(task.spec, agent_role=role)
+            task.spec = msgspec.structs.replace(task.spec, agent_role=role, capabilities=())
         case TaskBranched(task=name, branch=branch, depth=depth):
             state.tasks[name].status = "branched"
             state.tasks[branch.parent_id or name].branches += 1

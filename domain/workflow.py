@@ -153,6 +153,8 @@ def _report(state: Workflow, command: Report) -> list[WorkflowEvent]:
     if held is None or held[1].id != command.run:
         return [_refusal(state, command)]
     task, run = held
+    if why := run.foreign(command.agent, command.role):
+        return [_refusal(state, command, why)]
     if run.agent not in (None, command.agent):
         return [_refusal(state, command, f"{run.agent} holds the lease")]
     if run.purpose == "verify" and command.agent == task.agent:

@@ -24,6 +24,7 @@ from domain.validate import problems as problems_of
 from gateway import queue, requests, stream
 from gateway.access import access
 from gateway.acts import Acts
+from gateway.agents import Agents
 from gateway.health import Orphans, checks
 from gateway.metrics import Metrics
 from gateway.problems import AGAIN_SECONDS, Unacceptable, places, problems
@@ -53,6 +54,7 @@ def application(
     board: Projection,
     pool: Pool,
     bus: Bus,
+    agents: Agents,
     token: str,
     version: str,
     lease_seconds: float = 30.0,
@@ -83,6 +85,9 @@ def application(
             web.get(f"{API}/workflows", views.page),
             web.get(f"{API}/workflows/{{workflow}}", views.detail),
             web.get(f"{API}/asks", views.asks),
+            web.get(f"{API}/agents", agents.page),
+            web.post(f"{API}/agents/{{agent}}/admit", agents.admit),
+            web.post(f"{API}/agents/{{agent}}/drain", agents.drain),
             web.get(f"{API}/events", events.read, allow_head=False),
             web.get("/livez", system.live),
             web.get("/readyz", system.ready),

@@ -1,8 +1,8 @@
 """What agents report, taken in: decode, execute, tell the agent the verdict, acknowledge. In this order: a crash
 anywhere between leads to a redelivery, and the command's id makes that harmless.
 
-A message holds reports of one agent, on whichever workflows. What is no report can never become one: the message goes to
-the dead letters with the reason, and is kept there.
+A message holds reports of one agent, on whichever workflows; who that is stands in its subject. What is no report, or
+another's, can never become one: the message goes to the dead letters with the reason, and is kept there.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ import structlog
 from domain.errors import Full, Refused
 from domain.events import ReportRefused
 from handlers.execute import Executor, Order, trace_of
-from handlers.reports import Report, Sender, Verdict, command
+from handlers.identity import Speaker, speaker
+from handlers.reports import Numbered, Report, Verdict, command
 from ledger.errors import LedgerUnavailable, NotRecordable, WrongVersion
 from ledger.ports import Bus, Message
 from ledger.recorded import Recorded
@@ -29,7 +30,6 @@ log = structlog.get_logger()
 BATCH = 500
 REPORTS = 1000
 """In one message, and verdicts in one."""
-SUBJECT_BYTES = 512
 REASON_BYTES = 4096
 """More than the header of a dead letter takes."""
 WORKFLOW = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -94,6 +94,7 @@ class Inbox:
 
     async def _take(self, message: Message) -> None:
         try:
+            sender = speaker(message.subject)
             pieces = self._pieces.decode(message.data)
             if len(pieces) > REPORTS:
                 raise ValueError(f"{len(pieces)} reports in a message, at most {REPORTS} are taken")
@@ -105,33 +106,20 @@ class Inbox:
         for piece in pieces:
             try:
                 report = self._decoder.decode(piece)
-                self._check(report)
+                _check(report, sender)
             except (ValueError, RecursionError) as error:
                 bad.append((piece, str(error)))
                 continue
             id, trace = uuid5(SENT, f"{report.agent}/{report.id}"), trace_of(report.traceparent)
-            order = Order(id, command(report, self._now()), f"agent/{report.agent}", trace)
+            order = Order(id, command(report, sender.role, self._now()), f"agent/{report.agent}", trace)
             self._executor.submit(report.workflow, order).add_done_callback(partial(self._settle, letter, report))
         if bad:
             await self._bury(message, bad[0][1])
         for piece, why in bad:
-            self._tell(piece, why)
+            self._tell(sender.agent, piece, why)
             letter.open -= 1
         if not letter.open:
             self._finished(letter)
-
-    def _check(self, report: Report) -> None:
-        if not WORKFLOW.fullmatch(report.workflow):
-            raise ValueError(f"{report.workflow[:50]!r} is no workflow's name")
-        for name in (report.task, report.run, report.agent):
-            if not 0 < len(name) <= 200 or not name.isprintable():
-                raise ValueError(f"{name[:50]!r} is no name")
-        self._check_subject(report.verdict)
-
-    def _check_subject(self, verdict: str) -> None:
-        ours = verdict.startswith(f"cairn.{self._tenant}.verdict.") and len(verdict.encode()) <= SUBJECT_BYTES
-        if not ours or not verdict.isprintable() or " " in verdict:
-            raise ValueError(f"verdicts go to cairn.{self._tenant}.verdict.<agent>, not to {verdict[:80]!r}")
 
     def _settle(self, letter: "_Letter", report: Report, answer: asyncio.Future[list[Recorded]]) -> None:
         if answer.cancelled():
@@ -155,7 +143,7 @@ class Inbox:
                 self._fault = fault  # not acknowledged: it comes again, to us or to another
                 return
         if report.kind != "started" or not verdict.accepted:
-            self._verdicts.setdefault(report.verdict, []).append(verdict)
+            self._verdicts.setdefault(report.agent, []).append(verdict)
         self._close(letter)
 
     def _close(self, letter: "_Letter") -> None:
@@ -175,7 +163,8 @@ class Inbox:
             done, self._done = self._done, []
             verdicts, self._verdicts = self._verdicts, {}
             with suppress(ConnectionError):  # what is not acknowledged comes again, and is answered again
-                for subject, batch in verdicts.items():
+                for agent, batch in verdicts.items():
+                    subject = f"cairn.{self._tenant}.verdict.{agent}"
                     for some in range(0, len(batch), REPORTS):
                         await self._bus.publish(subject, msgspec.json.encode(batch[some : some + REPORTS]))
                 for letter in done:
@@ -197,12 +186,11 @@ class Inbox:
             await asyncio.sleep(0.2)
             await self._ensure()
 
-    def _tell(self, piece: msgspec.Raw, why: str) -> None:
+    def _tell(self, agent: str, piece: msgspec.Raw, why: str) -> None:
         """A sender that can be told that its report is none is told, so that it does not send it again."""
         with suppress(ValueError, RecursionError):
-            sender = msgspec.json.decode(piece, type=Sender)
-            self._check_subject(sender.verdict)
-            self._verdicts.setdefault(sender.verdict, []).append(Verdict(sender.id, accepted=False, why=_line(why)))
+            id = msgspec.json.decode(piece, type=Numbered).id
+            self._verdicts.setdefault(agent, []).append(Verdict(id, accepted=False, why=_line(why)))
 
 
 class _Letter:
@@ -212,6 +200,16 @@ class _Letter:
 
     def __init__(self, message: Message, reports: int) -> None:
         self.message, self.open, self.again = message, reports, False
+
+
+def _check(report: Report, sender: Speaker) -> None:
+    if report.agent != sender.agent:
+        raise ValueError(f"{sender.agent} speaks for {report.agent[:50]!r}: an agent reports on what it does itself")
+    if not WORKFLOW.fullmatch(report.workflow):
+        raise ValueError(f"{report.workflow[:50]!r} is no workflow's name")
+    for name in (report.task, report.run):
+        if not 0 < len(name) <= 200 or not name.isprintable():
+            raise ValueError(f"{name[:50]!r} is no name")
 
 
 def _line(text: str) -> str:

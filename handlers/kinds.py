@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from domain import queue, state, workflow
+from domain import agents, queue, state, workflow
+from domain.agents import Agent
 from domain.queue import Queue
 from domain.state import Workflow
 
@@ -33,3 +34,4 @@ def _claims(state: Queue) -> int:
 
 WORKFLOW = Kind("workflow-", Workflow, workflow.decide, state.evolve, _tasks)
 QUEUE = Kind("queue-", Queue, queue.decide, queue.evolve, _claims)
+AGENT = Kind("agent-", Agent, agents.decide, agents.evolve, lambda agent: int(agent.status != "left"))

@@ -83,11 +83,10 @@ class Question(msgspec.Struct):
         return ""
 
 
-class Sender(msgspec.Struct):
+class Numbered(msgspec.Struct):
     """As much of a report as it takes to answer it."""
 
     id: UUID
-    verdict: str
 
 
 class Note(msgspec.Struct):
@@ -110,7 +109,7 @@ class Call(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """The wire form. A repeat is known by its `id`; `verdict` the subject on which the sender waits for its answer.
+    """The wire form. A repeat is known by its `id`; `agent` has to be who sent it.
 
     `usage` may come with every outcome, and by itself (kind `used`, with `why`) before it or after it. A `call` is
     reserved before it is made, if it fits the budget, and settled with its `usage`.
@@ -125,7 +124,6 @@ class Report(msgspec.Struct):
     run: str
     token: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     agent: str
-    verdict: str
     result: Result | None = None
     failure: Told | None = None
     receipts: tuple[Receipt, ...] = ()
@@ -165,13 +163,14 @@ class Verdict(msgspec.Struct):
     position: int = 0
 
 
-def command(report: Report, now: float) -> WorkflowCommand:
+def command(report: Report, role: str, now: float) -> WorkflowCommand:
     held: dict[str, Any] = {
         "now": now,
         "task": report.task,
         "run": report.run,
         "token": report.token,
         "agent": report.agent,
+        "role": role,
     }
     ended = held | {"spent": report.usage}
     match report.kind:

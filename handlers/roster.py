@@ -1,7 +1,9 @@
-"""Agents come and say that they live: `join` gives a role its consumer of dispatches, `beat` keeps leases.
+"""Agents come, say that they live, and go: `join` gives an agent its place at its role's dispatches, `beat` keeps its
+leases, `leave` is its goodbye.
 
 Agents never create consumers. A role's consumer begins at the oldest dispatch of that role that nobody has started, so
-that one lost with the bus comes back where it must. Heartbeats are not events; whoever holds no lease any more is told.
+that one lost with the bus comes back where it must. Heartbeats are not events; whoever holds no lease any more is told,
+and so is whoever is to take no more work.
 """
 
 from typing import Annotated, Protocol
@@ -9,7 +11,10 @@ from typing import Annotated, Protocol
 import msgspec
 import structlog
 
-from ledger.errors import LedgerUnavailable
+from domain.errors import Full, Refused
+from handlers.identity import Capabilities, consumers, speaker
+from handlers.registry import Registry
+from ledger.errors import LedgerUnavailable, WrongVersion
 from ledger.ledger import Ledger
 from ledger.ports import Bus, Message
 
@@ -20,6 +25,10 @@ ACK_WAIT_SECONDS = 5
 ACK_PENDING = 100_000
 SHUT_UNTIL = "2262-01-01T00:00:00Z"
 """A consumer that hands out nothing does so until it is told otherwise."""
+UNHEARD = (
+    ValueError, RecursionError, LookupError, ConnectionError, TimeoutError, LedgerUnavailable, WrongVersion, Full,
+)  # fmt: skip
+"""After which an agent is not answered, and asks again."""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -31,8 +40,9 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Leases(Protocol):
-    async def beat(self, held: list[Held]) -> list[Held]:
-        """Notes that these are alive; returns those that are no longer the current ones."""
+    async def beat(self, agent: str, held: list[Held]) -> list[Held]:
+        """Notes that these are alive, but for those that another agent has begun; returns those that are no longer the
+        current ones."""
         ...
 
     async def first_offer(self, role: str) -> int:
@@ -49,51 +59,64 @@ class Gate(Protocol):
         ...
 
 
-class Join(msgspec.Struct):
-    role: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
-    agent: str
-    capacity: int = 1
+class Description(msgspec.Struct):
+    """What an agent says of itself."""
+
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    capabilities: Capabilities = ()
+    version: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class Beat(msgspec.Struct):
-    agent: str
     runs: list[Held] = []
 
 
 class Roster:
-    def __init__(self, bus: Bus, ledger: Ledger, leases: Leases, gate: Gate, tenant: str) -> None:
-        self._bus, self._ledger, self._leases, self._gate, self._tenant = bus, ledger, leases, gate, tenant
+    def __init__(self, bus: Bus, ledger: Ledger, leases: Leases, registry: Registry, gate: Gate, tenant: str) -> None:
+        self._bus, self._ledger, self._leases, self._registry, self._tenant = bus, ledger, leases, registry, tenant
+        self._gate = gate
 
     async def open(self) -> None:
-        await self._bus.subscribe(f"cairn.{self._tenant}.join", self._join)
-        await self._bus.subscribe(f"cairn.{self._tenant}.beat", self._beat)
+        for verb, hear in (("join", self._join), ("beat", self._beat), ("leave", self._leave)):
+            await self._bus.subscribe(f"cairn.{self._tenant}.{verb}.>", hear)
+
+    async def tell_drained(self, agent: str) -> None:
+        """It is told with its next heartbeat too; this is sooner."""
+        await self._bus.publish(f"cairn.{self._tenant}.tell.{agent}", b'{"drained":true}')
 
     async def _join(self, message: Message) -> None:
         try:
-            join = msgspec.json.decode(message.data, type=Join)
+            who = speaker(message.subject)
+            told = msgspec.json.decode(message.data, type=Description)
             stream = await self._stream()
-            await self._ensure(stream, join.role)
-        except (ValueError, RecursionError, LookupError, ConnectionError, TimeoutError, LedgerUnavailable) as error:
+            agent = await self._registry.join(who, told.capacity, told.capabilities, told.version)
+            seats = {} if agent.drained else consumers(self._tenant, who.role, told.capabilities)
+            for name, offered in seats.items():
+                await self._ensure(stream, who.role, name, offered)
+        except UNHEARD as error:
             log.warning("roster.join_failed", why=str(error))
-            return  # the agent asks again
-        log.info("agent.joined", agent=join.agent, role=join.role, capacity=join.capacity)
-        await self._reply(message, {"stream": stream, "consumer": f"role-{join.role}"})
+            return
+        except Refused as refusal:
+            await self._reply(message, {"refused": str(refusal)})
+            return
+        seat = {"stream": stream, "consumers": list(seats), "lease_seconds": self._registry.lease_seconds}
+        await self._reply(message, {**seat, "drained": agent.drained})
 
     async def _stream(self) -> str:
         if self._ledger.relay is None:
             raise LookupError("this ledger has no bus")
         return await self._ledger.relay.stream()
 
-    async def _ensure(self, stream: str, role: str) -> None:
-        if "error" not in await self._bus.api(f"CONSUMER.INFO.{stream}.role-{role}"):
+    async def _ensure(self, stream: str, role: str, name: str, offered: str) -> None:
+        if "error" not in await self._bus.api(f"CONSUMER.INFO.{stream}.{name}"):
             return
         shut = {"pause_until": SHUT_UNTIL} if await self._gate.holds_back(role) else {}
         await self._bus.ensure_consumer(
             stream,
             {
                 **shut,
-                "durable_name": f"role-{role}",
-                "filter_subject": f"cairn.{self._tenant}.evt.workflow.*.task.dispatched.{role}",
+                "durable_name": name,
+                "filter_subject": f"cairn.{self._tenant}.evt.workflow.*.task.dispatched.{offered}",
                 "ack_policy": "explicit",
                 "ack_wait": ACK_WAIT_SECONDS * 10**9,
                 "max_ack_pending": ACK_PENDING,
@@ -104,12 +127,23 @@ class Roster:
 
     async def _beat(self, message: Message) -> None:
         try:
+            who = speaker(message.subject)
             beat = msgspec.json.decode(message.data, type=Beat)
-        except (ValueError, RecursionError) as error:
-            log.warning("roster.bad_beat", why=str(error))
+            standing = await self._registry.heard(who)
+            void = await self._leases.beat(who.agent, beat.runs)
+        except (Refused, *UNHEARD) as error:
+            log.warning("roster.beat_failed", why=str(error))
             return
-        await self._reply(message, {"void": await self._leases.beat(beat.runs)})
+        await self._reply(message, {"void": void, "drained": standing.drained})
+
+    async def _leave(self, message: Message) -> None:
+        try:
+            await self._registry.leave(speaker(message.subject))
+        except (Refused, *UNHEARD) as error:
+            log.warning("roster.leave_failed", why=str(error))
+            return
+        await self._reply(message, {})
 
     async def _reply(self, message: Message, body: dict[str, object]) -> None:
-        if message.reply:
+        if message.reply.startswith("_INBOX."):  # whoever asks chooses it: nothing of ours is to be sent as an answer
             await self._bus.publish(message.reply, msgspec.json.encode(body))

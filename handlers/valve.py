@@ -1,10 +1,10 @@
 """Opens and shuts the roles' consumers of dispatches, as the queue says: what is paused is handed to nobody.
 
 A dispatch stays in its stream meanwhile, so that tasks without a limit need no claim. After a resume at a rate of r
-dispatches a minute no more than r times the minutes since then are handed out in all, until nothing is left waiting;
-then a consumer is free. What was counted stands in the consumer's own metadata, so any number of servers agree, and
-a restart begins nothing anew. Counted is what JetStream has delivered: a shut consumer may still have some under way,
-which the next ones wait longer for.
+dispatches a minute no more than r times the minutes since then are handed out in all, until nothing is left waiting for
+a role; then its consumers are free, all together. What was counted stands in the consumers' own metadata, so any number
+of servers agree, and a restart begins nothing anew. Counted is what JetStream has delivered: a shut consumer may still
+have some under way, which the next ones wait longer for.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from domain.claims import TENANT
 from domain.queue import Queue, Ramp
 from domain.state import OFFER_SECONDS
 from handlers.execute import Executor
+from handlers.identity import role_of
 from handlers.kinds import QUEUE
 from handlers.roster import ACK_PENDING, SHUT_UNTIL
 from ledger.errors import LedgerUnavailable
@@ -27,7 +28,8 @@ from ledger.ports import Bus
 log = structlog.get_logger()
 
 MARK = "cairn-ramp"
-"""In a consumer's metadata: of which ramp it is, and what it had delivered before, or `done`."""
+"""In a consumer's metadata: of which ramp it is, and what it had delivered before it; once it is free `done`, and what it
+delivered under it."""
 LOOK_SECONDS = 1.0
 """How often it is looked for consumers that should be shut and are not: NATS may have been away, or wiped."""
 RAMP_SECONDS = 0.05
@@ -35,6 +37,9 @@ DONE = "done"
 
 
 class _Consumer(NamedTuple):
+    """One of those that hand out dispatches of a role: each to agents that have other capabilities."""
+
+    name: str
     role: str
     config: dict[str, Any]
     shut: bool
@@ -80,16 +85,17 @@ class Valve:
             if not queue.paused and not queue.ramps and stream in self._opened:
                 return LOOK_SECONDS
             self._opened.clear()
-            consumers = [found for name in await self._names(stream) if (found := await self._look(stream, name))]
+            names = await self._names(stream)
+            consumers = [found for name, role in names if (found := await self._look(stream, name, role))]
             ramped = [one for one in consumers if self._shut_or_free(queue, one) is None]
             for one in consumers:
                 shut = self._shut_or_free(queue, one)
                 if shut is not None and shut != one.shut:
-                    await self._shut(stream, one.role, shut)
+                    await self._shut(stream, one, shut)
             held = {*queue.paused, *(ramp[0] for one in ramped if (ramp := _ramp_of(queue, one.role)))}
             self._held |= dict.fromkeys(held, self._now() + OFFER_SECONDS)
             if ramped:
-                await self._ramp(stream, queue, ramped)
+                await self._ramp(stream, queue, [one for one in consumers if not queue.holds_back(one.role)])
             elif not queue.paused:
                 self._opened.add(stream)
         return RAMP_SECONDS if ramped else LOOK_SECONDS
@@ -114,71 +120,89 @@ class Valve:
         if queue.holds_back(consumer.role):
             return True
         ramp = _ramp_of(queue, consumer.role)
-        return False if ramp is None or _mark(consumer) == (_name(*ramp), DONE) else None
+        return False if ramp is None or _mark(consumer)[:2] == (_name(*ramp), DONE) else None
 
     async def _ramp(self, stream: str, queue: Queue, consumers: list[_Consumer]) -> None:
-        """Each ramp, a role's or the tenant's, lets its consumers deliver what it has room for."""
+        """Each ramp, a role's or the tenant's, lets its consumers deliver what it has room for, together."""
         by_ramp: dict[tuple[str, Ramp], list[_Consumer]] = {}
         for one in consumers:
-            found = _ramp_of(queue, one.role)
-            assert found is not None
-            by_ramp.setdefault(found, []).append(one)
+            if found := _ramp_of(queue, one.role):
+                by_ramp.setdefault(found, []).append(one)
         for (scope, ramp), members in by_ramp.items():
-            name, spent = _name(scope, ramp), 0
+            name, spent, under = _name(scope, ramp), dict[str, int](), list[_Consumer]()
             for one in members:
-                marked, base = _mark(one)
+                marked, done, count = _mark(one)
                 if marked != name:
                     await self._note(stream, one, f"{name} {one.delivered}", max(1, int(ramp.rate // 600)))
-                else:
-                    spent += one.delivered - int(base)
-            room = ramp.rate * (self._now() - ramp.since) / 60 - spent
-            for one in members:
-                if one.pending and room >= 1:
-                    room -= await self._let_through(stream, one, int(room))
-                elif not one.pending and not one.shut:
-                    await self._note(stream, one, f"{name} {DONE}", ACK_PENDING)
-                elif not one.pending and room >= 1:
-                    await self._shut(stream, one.role, False)  # whatever comes is counted at the next look
-                elif room < 1 and not one.shut:
-                    await self._shut(stream, one.role, True)
+                    count = one.delivered
+                spent[one.name] = count if (marked, done) == (name, DONE) else one.delivered - count
+                if (marked, done) != (name, DONE):
+                    under.append(one)
+            room = ramp.rate * (self._now() - ramp.since) / 60 - sum(spent.values())
+            waiting = sorted((one for one in under if one.pending), key=lambda one: spent[one.name])
+            while (
+                waiting and room >= 1
+            ):  # as many at once as there is room for: none waits until another has nothing left
+                some, waiting = waiting[: int(room)], waiting[int(room) :]
+                room -= await self._let_through(stream, some, int(room))
+            for one in waiting:
+                if not one.shut:
+                    await self._shut(stream, one, True)
+            behind = {one.role for one in under if one.pending}
+            for one in under:
+                if one.pending:
+                    continue
+                if one.role in behind:
+                    if not one.shut:
+                        await self._shut(stream, one, True)
+                elif not one.shut:
+                    await self._note(stream, one, f"{name} {DONE} {spent[one.name]}", ACK_PENDING)
+                elif room >= 1:
+                    await self._shut(stream, one, False)  # whatever comes is counted at the next look
 
-    async def _let_through(self, stream: str, consumer: _Consumer, most: int) -> int:
-        """Opens a consumer until it has delivered so many; how many it did."""
-        await self._shut(stream, consumer.role, False)
+    async def _let_through(self, stream: str, consumers: list[_Consumer], most: int) -> int:
+        """Opens consumers until they have delivered so many together; how many they did."""
+        for one in consumers:
+            await self._shut(stream, one, False)
         until = self._now() + RAMP_SECONDS
-        passed, left = 0, consumer.pending
-        while passed < most and left and self._now() < until:
-            look = await self._look(stream, f"role-{consumer.role}")
-            if look is None:
-                break
-            passed, left = look.delivered - consumer.delivered, look.pending
-        if left:
-            await self._shut(stream, consumer.role, True)
-        return passed
+        passed, left = dict[str, int](), {one.name for one in consumers}
+        while sum(passed.values()) < most and left and self._now() < until:
+            for one in consumers:
+                if look := await self._look(stream, one.name, one.role):
+                    passed[one.name] = look.delivered - one.delivered
+                if look is None or not look.pending:
+                    left.discard(one.name)
+        for one in consumers:
+            if one.name in left:
+                await self._shut(stream, one, True)
+        return sum(passed.values())
 
     async def _stream(self) -> str:
         if self._ledger.relay is None:
             raise LookupError("this ledger has no bus")
         return await self._ledger.relay.stream()
 
-    async def _names(self, stream: str) -> list[str]:
-        answer = await self._bus.api(f"CONSUMER.NAMES.{stream}")
-        return [name for name in answer.get("consumers") or () if name.startswith("role-")]
+    async def _names(self, stream: str) -> list[tuple[str, str]]:
+        """The consumers that hand out dispatches, each with its role."""
+        names: list[str] = []
+        while page := (await self._bus.api(f"CONSUMER.NAMES.{stream}", {"offset": len(names)})).get("consumers"):
+            names += page
+        return [(name, role) for name in names if (role := role_of(self._ledger.tenant, name))]
 
-    async def _look(self, stream: str, name: str) -> _Consumer | None:
+    async def _look(self, stream: str, name: str, role: str) -> _Consumer | None:
         info = await self._bus.api(f"CONSUMER.INFO.{stream}.{name}")
         if "error" in info:
             return None
         return _Consumer(
-            name.removeprefix("role-"), info["config"], bool(info.get("paused")), info["num_pending"],
+            name, role, info["config"], bool(info.get("paused")), info["num_pending"],
             info["delivered"]["consumer_seq"],
         )  # fmt: skip
 
-    async def _shut(self, stream: str, role: str, shut: bool) -> None:
+    async def _shut(self, stream: str, consumer: _Consumer, shut: bool) -> None:
         body = {"pause_until": SHUT_UNTIL} if shut else {}
-        answer = await self._bus.api(f"CONSUMER.PAUSE.{stream}.role-{role}", body)
+        answer = await self._bus.api(f"CONSUMER.PAUSE.{stream}.{consumer.name}", body)
         if "error" in answer:
-            raise LookupError(f"the consumer of role {role} is gone: {answer['error']}")
+            raise LookupError(f"the consumer {consumer.name} is gone: {answer['error']}")
 
     async def _note(self, stream: str, consumer: _Consumer, mark: str, at_once: int) -> None:
         config = consumer.config | {
@@ -198,6 +222,8 @@ def _name(scope: str, ramp: Ramp) -> str:
     return f"{scope or '*'}@{ramp.since!r}"
 
 
-def _mark(consumer: _Consumer) -> tuple[str, str]:
-    name, _, base = consumer.config.get("metadata", {}).get(MARK, "").partition(" ")
-    return name, base
+def _mark(consumer: _Consumer) -> tuple[str, str, int]:
+    """The ramp that it was under last, DONE if it is free again, and a count: see MARK."""
+    name, _, rest = consumer.config.get("metadata", {}).get(MARK, "").partition(" ")
+    done, _, count = rest.rpartition(" ")
+    return name, done, int(count or 0)

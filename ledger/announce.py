@@ -49,6 +49,7 @@ class _Routing(Struct):
 
     task: str | None = None
     role: str | None = None
+    capabilities: tuple[str, ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode
@@ -98,8 +99,10 @@ def subject_for(recorded: Recorded, tenant: str) -> str:
 
 
 def _role(recorded: Recorded, routing: _Routing) -> str | None:
-    """The role to whose agents an event is an offer."""
-    return routing.role if recorded.type == "task.dispatched" else None
+    """The role to whose agents an event is an offer, and after a dot the capabilities that it takes."""
+    if recorded.type != "task.dispatched" or not routing.capabilities:
+        return routing.role if recorded.type == "task.dispatched" else None
+    return f"{routing.role}.{'+'.join(routing.capabilities)}"
 
 
 def subject_of(tenant: str, stream: str, tag: str, role: str | None = None) -> str:

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from domain.claims import QueueEvent
-from domain.events import Event, LedgerEvent, WorkflowEvent
+from domain.events import AgentEvent, Event, LedgerEvent, WorkflowEvent
 from ledger.errors import BrokenChain, NotRecordable, UnknownEvent
 from ledger.foreign import PREFIX, Foreign
 from ledger.upcast import UPCASTS, Upcasts, upcast
@@ -25,7 +25,7 @@ STATE_BYTES = 16 * 1024 * 1024
 PATH_LEVELS = 8
 """How far into an event that is too large the largest field is looked for."""
 
-_TYPES: tuple[type[Event], ...] = get_args(WorkflowEvent | QueueEvent | LedgerEvent)
+_TYPES: tuple[type[Event], ...] = get_args(WorkflowEvent | QueueEvent | AgentEvent | LedgerEvent)
 _TAGS = {event: cast(str, event.__struct_config__.tag) for event in _TYPES}
 EVENTS = {tag: event for event, tag in _TAGS.items()}
 """Every kind of event that can be recorded, by its tag."""

@@ -11,11 +11,12 @@ from cairn.bus import Bus
 from cairn.git import GitError
 from cairn.repository import Repository
 from handlers.branches import BranchStuck
+from handlers.registry import Silent, Standing
 from handlers.roster import Held
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.postgres import Connection, Pool
-from projections import recovery
+from projections import agents, recovery
 from projections.project import Projection
 
 HEARD = "SELECT beat_at FROM presence WHERE (workflow, run, token) = ('', '', 0)"
@@ -43,7 +44,7 @@ async def _lent(pool: Pool) -> AsyncIterator[Connection]:
 
 
 class Timers:
-    """`handlers.deadlines.Timers` and `handlers.roster.Leases` over the view `recovery`.
+    """`handlers.deadlines.Timers`, `handlers.roster.Leases` and `handlers.registry.Presence` over the views.
 
     Nobody is given up for a silence that was ours: heartbeats are missed while we are down or the bus is away, and
     forgotten when Postgres crashes.
@@ -82,21 +83,32 @@ class Timers:
             self._swept = time.time()
             await recovery.sweep(connection, self._swept - FORGET_SECONDS)
 
-    async def beat(self, held: list[Held]) -> list[Held]:
-        """None is void while the view cannot tell."""
+    async def beat(self, agent: str, held: list[Held]) -> list[Held]:
+        """None is void while the view cannot tell. Nobody keeps another's lease alive."""
         leases = [recovery.Lease(one.workflow, one.run, one.token) for one in held]
         if not leases:
             return []
         try:
             head = await self._ledger.head()
             async with _lent(self._pool) as connection:
-                await recovery.beat(connection, leases, time.time())
+                others = await agents.others(connection, agent, [(one.workflow, one.run) for one in held])
+                own = [one for one in leases if (one.workflow, one.run) not in others]
+                await recovery.beat(connection, own, time.time())
             await self._view.reached(head.position, timeout_seconds=2.0)
             async with _lent(self._pool) as connection:
                 current = await recovery.held(connection, leases)
         except (TimeoutError, LedgerUnavailable):
             return []
         return [Held(*lease) for lease in leases if lease not in current]
+
+    async def heard(self, agent: str) -> Standing:
+        async with _lent(self._pool) as connection:
+            return Standing(*await agents.heard(connection, agent, time.time()))
+
+    async def silent(self, now: float, lease_seconds: float) -> list[Silent]:
+        async with _lent(self._pool) as connection:
+            since = await self._since(connection)
+            return [Silent(*one) for one in await agents.silent(connection, now - lease_seconds, since)]
 
     async def first_offer(self, role: str) -> int:
         """What the view has not seen yet may hold dispatches too, so it never answers beyond the view's own cursor."""

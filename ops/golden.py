@@ -19,7 +19,8 @@ from uuid import UUID
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct, inspect
 
-from domain import queue
+from domain import agents, queue
+from domain import commands as asked
 from domain.claims import Claim, FreeClaim, Limits, PauseDispatch, PlaceClaim, QueueCommand, ResumeDispatch
 from domain.commands import (
     AddTasks,
@@ -168,6 +169,9 @@ def history() -> list[Line]:
     told.start("restored", Task("a"), Task("b", dependencies=("a",)))
     told.note("ledger-main", LedgerRestored(position=len(told.lines), previous_epoch=1, epoch=2, taken_at=told.now))
     told.do(Restore(now=told.now, skipped=70_000, repository="/srv/restored.git"), "cairn restore")
+    join = asked.Join(now=told.now, agent="ann", role="coder", capacity=2, capabilities=("gpu",), version="0.1.0")
+    drain = asked.Drain(now=told.now, by="pat", reason="the machine is old")
+    told.agent(join, asked.Miss(now=told.now, heard_at=0.0), asked.Hear(now=told.now), drain, asked.Leave(now=told.now))
     return told.lines
 
 
@@ -311,6 +315,14 @@ class _Story:
         self._version = self._record(f"workflow-{self._name}", self._version, events, actor, self._name, trace)
         for event in events:
             evolve(self._state, event)
+
+    def agent(self, *commands: asked.AgentCommand) -> None:
+        state, version = agents.Agent(), 0
+        for command in commands:
+            events = agents.decide(state, command)
+            version = self._record("agent-ann", version, events, "agent/ann", "ann", None)
+            for event in events:
+                agents.evolve(state, event)
 
     def note(self, stream: str, event: Event) -> None:
         self._record(stream, 0, [event], "cairn restore", None, None)

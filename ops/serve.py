@@ -24,12 +24,14 @@ from aiohttp import web
 from cairn.bus import Bus
 from cairn.repository import Repository
 from domain.claims import Limits, PauseDispatch
+from gateway.agents import Agents
 from gateway.connection import Runner
 from gateway.http import application
 from handlers.branches import Branches
 from handlers.deadlines import Deadlines
 from handlers.execute import Executor
 from handlers.inbox import Inbox
+from handlers.registry import Registry
 from handlers.roster import Roster
 from handlers.slots import Slots
 from handlers.valve import Valve
@@ -106,6 +108,8 @@ async def up(
         deadlines = Deadlines(timers, executor, unanswered=valve.unanswered)
         limits = Limits(settings.max_workflows, settings.role_slots)
         slots = Slots(ledger, executor, Cursor(readers, "slots"), limits, valve)
+        registry = Registry(executor, timers, settings.lease_seconds)
+        roster = Roster(bus, ledger, timers, registry, valve, settings.tenant)
         if paused:
             await slots.dispatch(uuid4(), "cairn up", PauseDispatch(now=time.time(), by="cairn up", reason="--paused"))
         await slots.open()
@@ -119,16 +123,18 @@ async def up(
                     recovery.run(ledger),
                     Inbox(bus, executor, settings.tenant).run(),
                     deadlines.run(),
+                    registry.run(),
                     _ring(recovery, deadlines.bell),
                     slots.run(),
                     valve.run(),
                     Branches(ledger, Refs(), Cursor(readers, "branches")).run(),
                 )
             ]
-            await Roster(bus, ledger, timers, valve, settings.tenant).open()
+            await roster.open()
             token = secrets.token_urlsafe(32)
             app = application(
                 executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
+                agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
                 slots=slots, max_queued=settings.max_queued, hosts=[settings.listen.rpartition(":")[0].strip("[]")],
             )  # fmt: skip

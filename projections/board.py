@@ -14,7 +14,7 @@ from domain.events import Purpose, TaskAdded
 from domain.state import TRANSITIONS, WORKFLOW_TRANSITIONS, AskState, TaskStatus
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
-from projections import claims
+from projections import agents, claims
 from projections.board_fold import Changes
 from projections.board_rows import (
     BoardAsk,
@@ -91,7 +91,12 @@ _DETAIL = msgspec.json.Decoder(BoardDetail)
 async def workflows(connection: Connection, limit: int = 50, before: int | None = None) -> list[BoardWorkflow]:
     """The newest first; the next page is `before` the `first` of the last one."""
     before = 2**63 - 1 if before is None else before
-    return await load(connection, _WORKFLOWS, SQL["workflows"], limit=limit, before=before) or []
+    found = await load(connection, _WORKFLOWS, SQL["workflows"], limit=limit, before=before) or []
+    if running := {row.workflow: row for row in found if row.ended_at is None}:
+        for lack in await agents.lacking(connection, list(running)):
+            row = running[lack.workflow]
+            row.lacking = tuple(dict.fromkeys((*row.lacking, str(lack))))
+    return found
 
 
 async def asks(
@@ -107,7 +112,11 @@ async def workflow(connection: Connection, name: str) -> BoardDetail | None:
     detail = await load(connection, _DETAIL, SQL["workflow"], workflow=name)
     if detail:
         attempts = {(attempt.task, attempt.run): attempt for attempt in detail.attempts}
+        lacks = {lack.task: lack for lack in await agents.lacking(connection, [name])}
         for task in detail.tasks:
+            if lack := lacks.get(task.task):
+                task.waiting_on = f"a slot: no agent of role {lack} is there"
+                continue
             task.waiting_on = waiting_on(task, detail.tasks, attempts.get((task.task, task.run or "")))
         if detail.workflow.status == "queued" or any(task.status == "queued" for task in detail.tasks):
             _tell_slots(detail, await claims.blocked(connection, name))
@@ -155,6 +164,7 @@ class Board:
         await store(connection, SQL["store_asks"], changes.asks.values())
         if queue := [recorded for recorded in batch if recorded.stream.startswith(claims.STREAM)]:
             await claims.apply(connection, queue)
+        await agents.apply(connection, batch)
         self._let_go(changes)
 
     async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> None:

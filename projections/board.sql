@@ -42,6 +42,7 @@ CREATE TABLE board_tasks (
     depth         integer NOT NULL,
     branch_reason text,
     priority      integer NOT NULL,
+    capabilities  text[] NOT NULL DEFAULT '{}',
     ordinal       integer NOT NULL, -- place in the plan, a branch has its parent's
     summary       text NOT NULL,
     commit        text,
@@ -108,6 +109,21 @@ CREATE TABLE board_asks (
 CREATE UNIQUE INDEX board_asks_opened ON board_asks (opened);
 CREATE INDEX board_asks_open ON board_asks (opened) WHERE state = 'open';
 
+CREATE TABLE board_agents (
+    name         text PRIMARY KEY,
+    status       text NOT NULL,     -- here, lost, left
+    role         text NOT NULL,
+    capacity     integer NOT NULL,
+    capabilities text[] NOT NULL,
+    version      text NOT NULL,
+    drained      boolean NOT NULL,
+    changed_at   double precision NOT NULL
+) WITH (fillfactor = 70);
+CREATE UNLOGGED TABLE IF NOT EXISTS agents_heard ( -- no view but what was heard; it outlives a rebuild
+    agent    text PRIMARY KEY,
+    heard_at double precision NOT NULL
+) WITH (fillfactor = 50);
+
 CREATE FUNCTION refuse_board_task() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     was text := CASE TG_OP WHEN 'INSERT' THEN 'pending' ELSE OLD.status END;
@@ -143,7 +159,7 @@ CREATE TRIGGER refuse_update BEFORE UPDATE ON board_workflows FOR EACH ROW
 WHEN (OLD.status <> NEW.status) EXECUTE FUNCTION refuse_board_workflow()
 
 -- drop: all of it.
-DROP TABLE IF EXISTS board_workflows, board_tasks, board_attempts, board_asks;
+DROP TABLE IF EXISTS board_workflows, board_tasks, board_attempts, board_asks, board_agents;
 DROP FUNCTION IF EXISTS refuse_board_task, refuse_board_workflow
 
 -- load_workflows: the rows of these workflows.
@@ -174,9 +190,10 @@ ON CONFLICT (workflow) DO UPDATE SET
 
 -- add_tasks: new rows. Those that change are not handed in as if they were new: the trigger would judge them so.
 INSERT INTO board_tasks SELECT * FROM json_populate_recordset(
-    json_populate_record(NULL::board_tasks, '{"dependencies": [], "depth": 0, "priority": 0, "status": "pending",
-                                              "attempt": 0, "summary": "", "files": [], "receipts": [],
-                                              "weight": 1, "progress": 0, "own": 1, "parts": 0, "parts_done": 0}'),
+    json_populate_record(NULL::board_tasks, '{"dependencies": [], "depth": 0, "priority": 0, "capabilities": [],
+                                              "status": "pending", "attempt": 0, "summary": "", "files": [],
+                                              "receipts": [], "weight": 1, "progress": 0, "own": 1, "parts": 0,
+                                              "parts_done": 0}'),
     %(rows)s)
 
 -- store_tasks: changed rows.
@@ -185,11 +202,11 @@ UPDATE board_tasks AS task SET
     summary = new.summary, commit = new.commit, files = new.files, failure = new.failure, receipts = new.receipts,
     retry_due = new.retry_due, started_at = new.started_at, ended_at = new.ended_at, updated = new.updated,
     steps = new.steps, title = new.title, role = new.role, dependencies = new.dependencies, priority = new.priority,
-    progress = new.progress, own = new.own, parts = new.parts, parts_done = new.parts_done
+    capabilities = new.capabilities, progress = new.progress, own = new.own, parts = new.parts, parts_done = new.parts_done
 FROM json_populate_recordset(
     json_populate_record(NULL::board_tasks, '{"status": "pending", "attempt": 0, "summary": "", "files": [],
                                               "receipts": [], "dependencies": [], "priority": 0,
-                                              "progress": 0, "own": 1, "parts": 0, "parts_done": 0}'),
+                                              "capabilities": [], "progress": 0, "own": 1, "parts": 0, "parts_done": 0}'),
     %(rows)s) AS new
 WHERE task.workflow = new.workflow AND task.task = new.task
 

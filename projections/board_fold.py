@@ -136,7 +136,8 @@ class Changes:
                 _become(entry, "retrying")
                 entry.task.retry_due = due
             case TaskRerouted(task=name, role=role):
-                self._entry(board, name).task.role = role
+                task = self._entry(board, name).task
+                task.role, task.capabilities = role, ()
             case TaskBranched(task=name, branch=branch, depth=depth):
                 entry = self._entry(board, name)
                 _become(entry, "branched")
@@ -178,6 +179,7 @@ class Changes:
                     task.retry_due = None
                 task.title, task.role, task.priority = spec.title, spec.agent_role, spec.priority
                 task.dependencies, task.own = spec.dependencies, float(not spec.group)
+                task.capabilities = spec.capabilities
             case TaskPrioritised(task=name, priority=priority):
                 self._entry(board, name).task.priority = priority
             case TaskAdded(spec=spec):
@@ -271,7 +273,8 @@ class Changes:
     def _create(self, board: BoardWorkflow, spec: Task, position: int, ordinal: int, depth: int) -> None:
         task = StoredTask(
             board.workflow, spec.id, spec.title, spec.agent_role, ordinal, position, position, spec.dependencies,
-            spec.parent_id, depth, spec.branch_reason, spec.priority, weight=spec.weight, own=float(not spec.group),
+            spec.parent_id, depth, spec.branch_reason, spec.priority, spec.capabilities, weight=spec.weight,
+            own=float(not spec.group),
         )  # fmt: skip
         key = (board.workflow, spec.id)
         self._entries[key] = self.entries[key] = Entry(task)

@@ -22,6 +22,7 @@ class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
     """`tasks`, `completed` and `failed` count the plan's tasks, `asks` the open ones; `first`, `last` are positions.
 
     `progress` is what `projections.progress` makes of `parts` and `parts_done`: 0 to 1, and never less than before.
+    `lacking` are the kinds of agents that a query found something to wait for in vain.
     """
 
     workflow: str
@@ -45,6 +46,7 @@ class BoardWorkflow(msgspec.Struct, omit_defaults=True, gc=False):
     progress: float = 0.0
     parts: float = 0.0
     parts_done: float = 0.0
+    lacking: tuple[str, ...] = ()
 
 
 class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
@@ -64,6 +66,7 @@ class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
     depth: int = 0
     branch_reason: str | None = None
     priority: int = 0
+    capabilities: tuple[str, ...] = ()
     status: TaskStatus = "pending"
     attempt: int = 0
     agent: str | None = None

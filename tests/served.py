@@ -19,15 +19,21 @@ from cairn.bus import Bus
 from cairn.config import Connection
 from domain.commands import ReportCompleted
 from domain.outcome import Result
+from gateway.agents import Agents
 from gateway.connection import Runner
 from gateway.http import application
 from handlers.execute import Executor, Order
 from handlers.kinds import WORKFLOW
+from handlers.registry import Registry
+from handlers.roster import Roster
+from handlers.valve import Valve
 from ledger.cancel import end
 from ledger.ledger import Ledger
 from ledger.names import schema_of, views_of
 from ledger.postgres import Pool, pool
 from ledger.stream import streams_of
+from ops.adapters import Timers
+from ops.embedded import Embedded
 from projections.board import Board
 from projections.project import Projection
 from projections.recovery import Recovery
@@ -46,11 +52,12 @@ class Served(NamedTuple):
     pool: Pool
     bus: Bus
     where: Connection
+    agents: Agents
 
     def application(self) -> web.Application:
         return application(
             executor=self.executor, ledger=self.ledger, board=self.board, pool=self.pool, bus=self.bus,
-            token=TOKEN, version="0.0.test",
+            agents=self.agents, token=TOKEN, version="0.0.test",
         )  # fmt: skip
 
     async def head(self) -> int:
@@ -83,7 +90,9 @@ async def served(
                     await view.install()
                 projecting = [asyncio.create_task(view.run(ledger)) for view in (board, recovery)]
                 where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
-                system = Served("", ledger, Executor(ledger), board, recovery, readers, bus, where)
+                executor = Executor(ledger)
+                agents = _agents(executor, ledger, board, readers, bus, nats_url)
+                system = Served("", ledger, executor, board, recovery, readers, bus, where, agents)
                 async with listening(system) as url:
                     where = msgspec.structs.replace(where, url=url)
                     yield system._replace(url=url, where=where)
@@ -95,6 +104,15 @@ async def served(
         async with await psycopg.AsyncConnection.connect(admin_url or postgres_url, autocommit=True) as connection:
             schemas = sql.Identifier(schema_of(tenant)), sql.Identifier(views_of(tenant))
             await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}, {} CASCADE").format(*schemas))
+
+
+def _agents(executor: Executor, ledger: Ledger, board: Projection, readers: Pool, bus: Bus, nats_url: str) -> Agents:
+    """As where NATS is the user's own: whoever is let in gets its URL."""
+    timers = Timers(readers, board, ledger, bus)
+    registry, valve = Registry(executor, timers), Valve(bus, ledger, executor)
+    own = Embedded(Path("/nonexistent"), database_url="postgresql://unused", nats_url=nats_url)
+    roster = Roster(bus, ledger, timers, registry, valve, ledger.tenant)
+    return Agents(ledger.tenant, registry, readers, own.admit, roster.tell_drained)
 
 
 @asynccontextmanager

@@ -5,7 +5,8 @@ directory is the run's worktree; the result is what the program changed there. A
 JSON object is taken as `{"summary", "data", "usage"}`; as `{"ask": {"question", "options", "due_seconds", "default"}}`
 it asks a person, and the program runs again with what they said among the task's `answers`. The file that CAIRN_NOTES
 names holds the task's scratchpad, a JSON object; what the program has changed there is noted, however it ends. An exit
-code other than 0 fails the attempt, with the end of standard error as its reason.
+code other than 0 fails the attempt, with the end of standard error as its reason. Whatever ends the agent, kill -9 as
+well, ends the program and what it started.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -26,15 +27,18 @@ from cairn.task import Asked, Failed, Result, Task, Usage
 KEPT_BYTES = 1024 * 1024
 """The end of standard output and of standard error that is kept; a result has to fit into it."""
 VARIABLE_BYTES = 100_000
+GUARDED = 'exec 3<&0; (read _ <&3; kill -9 0) >/dev/null 2>&1 & exec 3<&-; exec /bin/sh -c "$0" <"$1"'
+"""Standard input is a pipe that only the agent could write to: it ends when the agent does, and with it the whole group."""
 LINGER_SECONDS = 1.0
 """A process that left the group may hold the pipes open; its output is not waited for."""
 
 
 def program(
-    role: str, cmd: str, *, environment: Mapping[str, str], name: str | None = None, capacity: int = 1
-) -> Agent:
+    role: str, cmd: str, *, environment: Mapping[str, str], name: str | None = None, capacity: int = 1,
+    capabilities: Sequence[str] = (),
+) -> Agent:  # fmt: skip
     """`environment` is what the program inherits."""
-    agent = Agent(role, name=name, capacity=capacity)
+    agent = Agent(role, name=name, capacity=capacity, capabilities=capabilities)
 
     @agent.task
     async def run(task: Task) -> Result:
@@ -64,27 +68,32 @@ async def _ran(cmd: str, task: Task, folder: Path, env: dict[str, str]) -> Resul
     given = task.to_json()
     if len(given) < VARIABLE_BYTES:
         env["CAIRN_TASK"] = given.decode()
-    with tempfile.TemporaryFile() as stdin:
+    guard, held = os.pipe()
+    with tempfile.TemporaryFile() as stdin, os.fdopen(held, "wb"):
         stdin.write(given)
-        stdin.seek(0)
+        stdin.flush()
         # Not asyncio's own subprocess: one that is cancelled while it starts can wait for ever (Python 3.11).
-        process = subprocess.Popen(
-            cmd, shell=True, cwd=folder, env=env, start_new_session=True,
-            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    out, err = _Tail(process.stdout), _Tail(process.stderr)
-    try:
-        await out.open()
-        await err.open()
-        await _exited(process)
-    finally:
-        _kill_group(process)
-        code = process.wait()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                await asyncio.gather(out.ended, err.ended)
-        out.close()
-        err.close()
+        try:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", GUARDED, cmd, f"/proc/self/fd/{stdin.fileno()}"], cwd=folder, env=env,
+                pass_fds=[stdin.fileno()], start_new_session=True,
+                stdin=guard, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+        finally:
+            os.close(guard)
+        out, err = _Tail(process.stdout), _Tail(process.stderr)
+        try:
+            await out.open()
+            await err.open()
+            await _exited(process)
+        finally:
+            _kill_group(process)
+            code = process.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await asyncio.gather(out.ended, err.ended)
+            out.close()
+            err.close()
     said = err.kept.decode(errors="replace").strip()
     if code != 0:
         with suppress(Failed, Asked):

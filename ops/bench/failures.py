@@ -20,6 +20,8 @@ SHARE = 0.2
 """Of the runs, fail."""
 ENDS = ("workflow.completed", "workflow.failed")
 WATCH_SECONDS = 0.5
+SHOWN_SECONDS = 60.0
+"""The board shows an end a little after its event is there."""
 
 
 async def main(workflows: int | None, tasks: int | None, show: Callable[[dict[str, Any]], None]) -> int:
@@ -33,7 +35,7 @@ async def main(workflows: int | None, tasks: int | None, show: Callable[[dict[st
         seen = await _ended(client, plans)
         seconds = time.perf_counter() - begun
         watching.cancel()
-        statuses = Counter([(await client.workflow(plan["id"]))["workflow"]["status"] for plan in plans])
+        statuses = Counter([(await client.wait(plan["id"], SHOWN_SECONDS))["workflow"]["status"] for plan in plans])
         orphans = (await client.ready()).get("orphans")
         half = len(memory) // 2
     show(

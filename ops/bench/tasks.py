@@ -64,6 +64,8 @@ async def main(workflows: int | None, tasks: int | None, show: Callable[[dict[st
 async def measure(workflows: int, tasks: int, length: int) -> dict[str, Any]:
     """Runs that many workflows of that many tasks at once, in a fresh system."""
     async with system() as (folder, server, agent), Client(connection(folder)) as client:
+        while {one["role"] for one in await client.agents()} != {"coder", "tester"}:  # nobody comes in the middle of it
+            await asyncio.sleep(0.05)
         await _completed(client, [chains("warm", CHAIN, CHAIN)])
         plans = [chains(f"w{n}", tasks, length) for n in range(workflows)]
         before, begun = _cpu(server.pid, agent.pid), time.perf_counter()

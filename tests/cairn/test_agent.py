@@ -42,15 +42,15 @@ class Stage:
         await self.bus.ensure_stream(
             {"name": f"{self.tenant.upper()}_IN", "subjects": [f"cairn.{self.tenant}.in.>"], "allow_atomic": True}
         )
-        await self.bus.subscribe(f"cairn.{self.tenant}.join", self._join)
-        await self.bus.subscribe(f"cairn.{self.tenant}.beat", self._beat)
-        await self.bus.subscribe(f"cairn.{self.tenant}.in.*", self._report)
+        await self.bus.subscribe(f"cairn.{self.tenant}.join.>", self._join)
+        await self.bus.subscribe(f"cairn.{self.tenant}.beat.>", self._beat)
+        await self.bus.subscribe(f"cairn.{self.tenant}.in.>", self._report)
 
     async def _join(self, message: Message) -> None:
         self.joins += 1
         stream = f"{self.tenant.upper()}_EV"
         await self.bus.ensure_consumer(stream, {"durable_name": "c", "ack_policy": "explicit", "ack_wait": 2 * 10**9})
-        await self.bus.publish(message.reply, json.dumps({"stream": stream, "consumer": "c"}).encode())
+        await self.bus.publish(message.reply, json.dumps({"stream": stream, "consumers": ["c"]}).encode())
 
     async def _beat(self, message: Message) -> None:
         self.beats += 1
@@ -60,7 +60,10 @@ class Stage:
         for report in json.loads(message.data):
             self.reports.append(report)
             if report["kind"] != "started":
-                await self.bus.publish(report["verdict"], json.dumps([{"id": report["id"], "accepted": True}]).encode())
+                await self.bus.publish(
+                    f"cairn.{self.tenant}.verdict.{report['agent']}",
+                    json.dumps([{"id": report["id"], "accepted": True}]).encode(),
+                )
         self._came.set()
 
     async def offer(self, name: str | None = None, **task: Any) -> str:
@@ -412,7 +415,7 @@ async def test_one_that_is_stopped_ends_what_it_can_and_hands_back_the_rest(
     kind, message = await failure_of(stage, long)
     assert kind == "agent_lost" and message == f"{agent.name} was stopped"
     assert not [report for report in stage.reports if report["run"] == after]
-    journals = list((stage.where.state_dir / "outbox" / stage.where.tenant).iterdir())
+    journals = list((stage.where.state_dir / "outbox" / stage.where.tenant / "coder").iterdir())
     assert [path.name for path in journals] == [f"{agent.name}.jsonl"]
 
 

@@ -1,4 +1,7 @@
-"""An outcome stays on the agent's disk until it is judged, however long that takes and whoever dies in between."""
+"""An outcome stays on the agent's disk until it is judged, however long that takes and whoever dies in between.
+
+It is long because it begins with the other side of an outbox, and there are many ways to die.
+"""
 
 import asyncio
 import fcntl
@@ -15,7 +18,7 @@ import pytest
 
 from cairn import outbox as module
 from cairn.bus import Bus
-from cairn.outbox import Outbox
+from cairn.outbox import Outbox, owing
 
 SECONDS = 20.0
 
@@ -27,7 +30,7 @@ from cairn.outbox import Outbox
 
 async def main():
     async with Bus.connect(sys.argv[1]) as bus:
-        outbox = Outbox(bus, sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+        outbox = Outbox(bus, sys.argv[2], "coder", sys.argv[3], Path(sys.argv[4]))
         running = asyncio.create_task(outbox.run())
         for number in range(int(sys.argv[5])):
             outbox.report("w", {"kind": "completed", "result": {"summary": str(number)}}, keep=True)
@@ -67,7 +70,10 @@ class Judge:
 
     async def judge(self, *reports: dict[str, Any], accepted: bool = True) -> None:
         for report in reports:
-            await self.bus.publish(report["verdict"], json.dumps([{"id": report["id"], "accepted": accepted}]).encode())
+            await self.bus.publish(
+                f"cairn.{self.tenant}.verdict.{report['agent']}",
+                json.dumps([{"id": report["id"], "accepted": accepted}]).encode(),
+            )
 
 
 @pytest.fixture
@@ -118,7 +124,7 @@ async def spawn(nats_url: str, tenant: str, name: str, journal: Path, count: int
 async def test_what_waits_together_travels_together_and_is_forgotten_once_judged(
     bus: Bus, judge: Judge, tenant: str, tmp_path: Path
 ) -> None:
-    async with running(Outbox(bus, tenant, "ann", tmp_path / "ann.jsonl")) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")) as outbox:
         for number in range(5):
             outbox.report("w", outcome(str(number)), keep=True)
         outbox.report("v", {"kind": "started"})
@@ -126,11 +132,11 @@ async def test_what_waits_together_travels_together_and_is_forgotten_once_judged
         assert len(judge.letters) == 1
         assert [(one["workflow"], one["kind"]) for one in reports] == [("w", "completed")] * 5 + [("v", "started")]
         assert [one["result"]["summary"] for one in reports[:5]] == list("01234")
-        assert all(one["verdict"] == f"cairn.{tenant}.verdict.ann" and one["agent"] == "ann" for one in reports)
+        assert all(one["agent"] == "ann" for one in reports)
         await judge.judge(*judge.letters[0][:4])
         await judge.judge(judge.letters[0][4], accepted=False)
         await emptied(outbox)
-    async with running(Outbox(bus, tenant, "ann", tmp_path / "ann.jsonl")) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")) as outbox:
         await emptied(outbox)
     assert len(judge.arrived) == 6
 
@@ -139,7 +145,7 @@ async def test_an_outcome_is_sent_again_until_it_is_judged_also_by_an_agent_that
     bus: Bus, judge: Judge, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RESEND_SECONDS", 0.2)
-    async with running(Outbox(bus, tenant, "ann", tmp_path / "ann.jsonl")) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")) as outbox:
         outbox.report("w", outcome(), keep=True)
         first = (await judge.wait(1))[0]
 
@@ -166,7 +172,7 @@ async def test_outcomes_outlive_a_kill_of_their_process(
     process.send_signal(signal.SIGKILL)
     await process.wait()
     await judge.judge(before[0])  # nobody hears it: the next process asks again
-    async with running(Outbox(bus, tenant, "ann", journal)) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", journal)) as outbox:
         judge.arrived.clear()
         after = await judge.wait(5)
         assert sorted(one["id"] for one in after) == sorted(one["id"] for one in before)
@@ -174,25 +180,35 @@ async def test_outcomes_outlive_a_kill_of_their_process(
         await emptied(outbox)
 
 
-async def test_the_outcomes_of_an_agent_that_died_are_sent_by_another_that_lives(
+async def test_what_an_agent_that_died_owes_is_sent_under_its_name_and_its_journal_removed(
     bus: Bus, judge: Judge, tenant: str, tmp_path: Path, nats_url: str
 ) -> None:
-    process = await spawn(nats_url, tenant, "dead", tmp_path / "dead.jsonl", 3)
+    journal = tmp_path / "dead.jsonl"
+    process = await spawn(nats_url, tenant, "dead", journal, 3)
     before = [one["id"] for one in await judge.wait(3)]
-    async with running(Outbox(bus, tenant, "early", tmp_path / "early.jsonl")) as early:
-        await emptied(early)
-        assert (tmp_path / "dead.jsonl").exists(), "it was not dead yet"
+    assert not owing(journal), "it was not dead yet"
+    with pytest.raises(BlockingIOError):
+        await Outbox(bus, tenant, "coder", "dead", journal).settle()
     process.send_signal(signal.SIGKILL)
     await process.wait()
+    assert owing(journal)
     judge.arrived.clear()
-    async with running(Outbox(bus, tenant, "heir", tmp_path / "heir.jsonl")) as heir:
-        after = await judge.wait(3)
-        assert sorted(one["id"] for one in after) == sorted(before)
-        assert {one["agent"] for one in after} == {"dead"}, "it is still the dead one's word"
-        assert {one["verdict"] for one in after} == {f"cairn.{tenant}.verdict.heir"}
-        assert not (tmp_path / "dead.jsonl").exists()
-        await judge.judge(*after)
-        await emptied(heir)
+    settling = asyncio.create_task(Outbox(bus, tenant, "coder", "dead", journal).settle())
+    after = await judge.wait(3)
+    assert sorted(one["id"] for one in after) == sorted(before)
+    assert {one["agent"] for one in after} == {"dead"}
+    assert not owing(journal) and journal.exists(), "somebody is at it"
+    await judge.judge(*after)
+    await asyncio.wait_for(settling, SECONDS)
+    assert not journal.exists()
+
+
+async def test_a_journal_that_owes_nothing_is_removed(bus: Bus, tenant: str, tmp_path: Path) -> None:
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")):
+        while not (tmp_path / "ann.jsonl").exists():
+            await asyncio.sleep(0.01)
+    assert not owing(tmp_path / "ann.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
 async def test_what_follows_a_torn_last_line_is_not_lost_with_it(
@@ -201,11 +217,11 @@ async def test_what_follows_a_torn_last_line_is_not_lost_with_it(
     journal = tmp_path / "ann.jsonl"
     whole = {"workflow": "w", "body": {"id": "00000000-0000-0000-0000-000000000001", **outcome()}}
     journal.write_bytes(json.dumps(whole).encode() + b'\n{"workflow":"w","body":{"id":"0000')
-    async with running(Outbox(bus, tenant, "ann", journal)) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", journal)) as outbox:
         outbox.report("w", outcome("new"), keep=True)
         await judge.wait(2)
     judge.arrived.clear()
-    async with running(Outbox(bus, tenant, "ann", journal)):
+    async with running(Outbox(bus, tenant, "coder", "ann", journal)):
         assert {one["result"]["summary"] for one in await judge.wait(2)} == {"done", "new"}
 
 
@@ -218,19 +234,19 @@ async def test_what_nobody_could_take_in_is_in_the_journal_when_it_stops(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(bus, "store_batch", never)
-    async with running(Outbox(bus, tenant, "ann", tmp_path / "ann.jsonl")) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")) as outbox:
         outbox.report("w", outcome("1"), keep=True)
         async with asyncio.timeout(SECONDS):
             while outbox._waiting:
                 await asyncio.sleep(0.01)
         outbox.report("w", outcome("2"), keep=True)
     monkeypatch.undo()
-    async with running(Outbox(bus, tenant, "ann", tmp_path / "ann.jsonl")):
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")):
         assert {one["result"]["summary"] for one in await judge.wait(2)} == {"1", "2"}
 
 
 async def test_reports_wait_for_an_inbox_that_is_not_there(bus: Bus, tenant: str, tmp_path: Path) -> None:
-    async with running(Outbox(bus, tenant, "ann", tmp_path / "ann.jsonl")) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")) as outbox:
         outbox.report("w", outcome(), keep=True)
         outbox.report("w", {"kind": "started"})
         await asyncio.sleep(0.3)  # some tries
@@ -244,7 +260,7 @@ async def test_reports_wait_for_an_inbox_that_is_not_there(bus: Bus, tenant: str
 async def test_many_large_outcomes_on_one_workflow_go_in_messages_that_the_server_takes(
     bus: Bus, judge: Judge, tenant: str, tmp_path: Path
 ) -> None:
-    async with running(Outbox(bus, tenant, "ann", tmp_path / "ann.jsonl")) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", tmp_path / "ann.jsonl")) as outbox:
         for _ in range(300):
             outbox.report("w", outcome("x" * 60_000), keep=True)
         outbox.report("w", {"kind": "verified", "receipts": [{"output": "y" * 9_000_000}]}, keep=True)
@@ -261,7 +277,7 @@ async def test_the_journal_does_not_grow_for_ever(
 ) -> None:
     monkeypatch.setattr(module, "JOURNAL_BYTES", 20_000)
     journal = tmp_path / "ann.jsonl"
-    async with running(Outbox(bus, tenant, "ann", journal)) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", journal)) as outbox:
         sizes = []
         for number in range(40):
             outbox.report("w", outcome("x" * 1000), keep=True)
@@ -276,11 +292,11 @@ async def test_two_agents_of_one_name_are_told_apart(
 ) -> None:
     monkeypatch.setattr(module, "LOCK_TRIES", 2)
     journal = tmp_path / "ann.jsonl"
-    async with running(Outbox(bus, tenant, "ann", journal)) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", journal)) as outbox:
         outbox.report("w", outcome(), keep=True)
         await judge.wait(1)
         with pytest.raises(BlockingIOError, match="another agent named ann is alive"):
-            await asyncio.wait_for(Outbox(bus, tenant, "ann", journal).run(), SECONDS)
+            await asyncio.wait_for(Outbox(bus, tenant, "coder", "ann", journal).run(), SECONDS)
 
 
 async def test_a_name_is_free_again_as_soon_as_its_process_has_ended(
@@ -289,7 +305,7 @@ async def test_a_name_is_free_again_as_soon_as_its_process_has_ended(
     journal = tmp_path / "ann.jsonl"
     held = os.open(journal, os.O_CREAT | os.O_RDWR)
     fcntl.flock(held, fcntl.LOCK_EX)
-    async with running(Outbox(bus, tenant, "ann", journal)) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", journal)) as outbox:
         outbox.report("w", outcome(), keep=True)
         journal.unlink()  # as whoever adopts it does
         os.close(held)
@@ -301,13 +317,13 @@ async def test_a_question_is_kept_as_an_outcome_is_and_answered_by_its_verdict(
     bus: Bus, tenant: str, judge: Judge, tmp_path: Path
 ) -> None:
     journal = tmp_path / "ann.jsonl"
-    async with running(Outbox(bus, tenant, "ann", journal)) as outbox:
+    async with running(Outbox(bus, tenant, "coder", "ann", journal)) as outbox:
         asked = [asyncio.create_task(outbox.ask("w", {"kind": "noted", "number": n})) for n in range(2)]
         first, second = sorted(await judge.wait(2), key=lambda one: one["number"])
         assert first["id"] in journal.read_text()
         await judge.judge(first)
         refused = {"id": second["id"], "accepted": False, "why": "too much"}
-        await bus.publish(second["verdict"], json.dumps([refused]).encode())
+        await bus.publish(f"cairn.{tenant}.verdict.ann", json.dumps([refused]).encode())
         async with asyncio.timeout(SECONDS):
             assert await asyncio.gather(*asked) == ["", "too much"]
             await emptied(outbox)

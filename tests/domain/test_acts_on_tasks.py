@@ -53,14 +53,16 @@ def split(task: str, *parts: Task, replace: bool = False) -> Any:
 
 def test_a_task_that_waits_is_edited_and_then_done_as_it_is_now() -> None:
     story = given(start(A, AFTER_A))
-    change = edit("b", description="Do it well.", inputs={"n": 2}, agent_role="writer", timeout_seconds=60)
-    after = Task("b", description="Do it well.", inputs={"n": 2}, agent_role="writer", timeout_seconds=60.0,
-                 dependencies=("a",))  # fmt: skip
+    change = edit("b", description="Do it well.", inputs={"n": 2}, agent_role="writer", capabilities=["latin"],
+                  timeout_seconds=60)  # fmt: skip
+    after = Task("b", description="Do it well.", inputs={"n": 2}, agent_role="writer", capabilities=("latin",),
+                 timeout_seconds=60.0, dependencies=("a",))  # fmt: skip
     story.when(change).then(TaskEdited(task="b", spec=after, by="pat", reason="so be it"))
     story.when(change).then()
     story.when(completed("a/1", 1)).then(
         An(TaskStarted), An(TaskCompleted),
-        An(TaskDispatched, "b", role="writer", description="Do it well.", inputs={"n": 2}, timeout_seconds=60.0),
+        An(TaskDispatched, "b", role="writer", capabilities=("latin",), description="Do it well.", inputs={"n": 2},
+           timeout_seconds=60.0),
     )  # fmt: skip
 
 

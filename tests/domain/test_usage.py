@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from spec import AT_ONCE, NOW, An, completed, failed, given, retry, start, started
+from spec import AT_ONCE, NOW, TESTS, An, completed, failed, given, retry, start, started
 from test_workflow import CANCEL
 
 from domain.commands import ExpireLease, ReportCompleted, ReportNoted, ReportUsage
@@ -23,7 +23,7 @@ from domain.events import (
     WorkflowCompleted,
 )
 from domain.outcome import Result
-from domain.plan import Task
+from domain.plan import Route, Task
 from domain.state import Workflow
 from domain.usage import Price, Prices, Spent, Usage, usage
 from domain.workflow import decide
@@ -38,8 +38,9 @@ def told(spent: Spent | None, *, run: str = "a/1", token: int = 1, now: float = 
     return ReportCompleted(**held, result=Result("done"), spent=spent)
 
 
-def used(spent: Spent, *, token: int = 1, agent: str = "ann", now: float = NOW) -> ReportUsage:
-    return ReportUsage(now=now, task="a", run="a/1", token=token, agent=agent, spent=spent, why="the bill came")
+def used(spent: Spent, *, token: int = 1, agent: str = "ann", role: str | None = None, now: float = NOW) -> ReportUsage:
+    held: dict[str, Any] = {"now": now, "task": "a", "run": "a/1", "token": token, "agent": agent, "role": role}
+    return ReportUsage(**held, spent=spent, why="the bill came")
 
 
 def noted(key: str, value: Any, *, run: str = "a/1", token: int = 1) -> ReportNoted:
@@ -118,10 +119,22 @@ def test_late_numbers_correct_what_was_recorded_and_say_so() -> None:
     assert story.state.status == "completed"
 
 
-@pytest.mark.parametrize("who", [{"token": 2}, {"agent": "mallory"}])
+@pytest.mark.parametrize("who", [{"token": 2}, {"agent": "mallory"}, {"role": "tester"}])
 def test_only_the_agent_that_held_a_run_corrects_it(who: dict[str, Any]) -> None:
     story = given(start(A), started("a/1", 1), told(None)).when(used(TOLD, **who))
     story.then(An(ReportRefused, kind="usage", run="a/1"))
+
+
+def test_a_closed_run_is_corrected_by_the_role_that_it_was_offered_to() -> None:
+    """Whatever its task has become since: here it is another role's, and is being tested by a third."""
+    routed = Task("a", acceptance_criteria=TESTS, failure_routing={"agent_error": Route("route", "architect")})
+    story = given(start(routed), started("a/1", 1), failed("a/1", 1), retry(2), completed("a/2", 2, agent="arch"))
+    assert story.state.tasks["a"].status == "verifying"
+    for role in ("architect", "tester"):
+        story.when(used(TOLD, role=role)).then(
+            An(ReportRefused, why=f"it is offered to the role coder, and ann is {role}")
+        )
+    story.when(used(TOLD, role="coder")).then(An(UsageCorrected, run="a/1"))
 
 
 # Notes

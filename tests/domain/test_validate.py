@@ -440,3 +440,13 @@ def test_the_walker_knows_every_keyword_the_schema_uses():
         return set(schema).union(*map(keywords, below))
 
     assert (keywords(SCHEMA) | KEYWORDS.keys()) - ANNOTATIONS == checks
+
+
+def test_a_task_needs_a_few_capabilities_that_are_words() -> None:
+    def of(*capabilities: Any) -> list[tuple[str, str]]:
+        return found(raw(tasks=[{"id": "a", "capabilities": list(capabilities)}]))
+
+    assert of("gpu", "python", "rust", "node") == []
+    assert of(*"abcde") == [("/tasks/0/capabilities", "takes at most 4 entries")]
+    assert [pointer for pointer, _ in of("GPU", "a b", "x+y")] == [f"/tasks/0/capabilities/{n}" for n in range(3)]
+    assert [pointer for pointer, _ in of("a", "a")] == ["/tasks/0/capabilities/1"]

@@ -24,7 +24,7 @@ from domain.events import (
 )
 from domain.outcome import Failure, Result
 from domain.plan import Retry as Backoff
-from domain.plan import Task
+from domain.plan import Route, Task
 
 A, AFTER_A = Task("a"), Task("b", dependencies=("a",))
 CHECKED = Task("a", acceptance_criteria=TESTS)
@@ -44,6 +44,24 @@ def test_a_failure_that_is_routed_opens_a_branch_on_top_of_what_failed() -> None
     assert (branch.id, branch.parent_id, branch.is_temporary, branch.priority) == ("a.fix1", "a", True, 3)
     assert (branch.branch_reason, branch.debug_instructions) == (told.reason, told.instructions)
     assert story.state.open == 2
+
+
+@pytest.mark.parametrize(("role", "needs"), [("coder", ("gpu", "rust")), ("debugger", ())])
+def test_a_branch_needs_what_its_task_needs_if_it_is_for_the_same_role(role: str, needs: tuple[str, ...]) -> None:
+    story = given(start(Task("a", capabilities=("rust", "gpu"), failure_routing={"agent_error": role})))
+    story.when(failed("a/1", 1)).then(
+        An(TaskStarted),
+        An(AttemptFailed),
+        An(TaskBranched),
+        An(TaskDispatched, "a.fix1", role=role, capabilities=needs),
+    )
+
+
+def test_a_task_that_goes_to_another_role_needs_nothing_besides_there() -> None:
+    routed = Task("a", capabilities=("gpu",), failure_routing={"agent_error": Route("route", "architect")})
+    given(start(routed), failed("a/1", 1)).when(retry(2)).then(
+        An(TaskDispatched, "a", role="architect", capabilities=())
+    )
 
 
 def test_when_the_branch_ends_its_work_is_tested_by_the_tests_of_its_parent() -> None:

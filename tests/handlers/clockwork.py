@@ -17,6 +17,7 @@ from ledger.ledger import Ledger
 from ledger.postgres import Pool, pool
 from ledger.recorded import Recorded
 from ops.adapters import Timers
+from projections.board import Board
 from projections.project import Projection
 from projections.recovery import Recovery
 
@@ -37,6 +38,7 @@ class Clockwork(NamedTuple):
     pool: Pool
     timers: Timers
     clock: Clock
+    board: Projection
 
     def deadlines(self) -> Deadlines:
         return Deadlines(self.timers, self.executor, self.clock)
@@ -48,7 +50,9 @@ class Clockwork(NamedTuple):
         await asyncio.gather(*(one.fire() for one in deadlines or (self.deadlines(),)))
 
     async def seen(self) -> None:
-        await self.view.reached((await self.ledger.head()).position)
+        head = await self.ledger.head()
+        for view in (self.view, self.board):
+            await view.reached(head.position)
 
     async def do(self, command: Any, workflow: str = "w") -> list[Recorded]:
         return await self.executor.execute(workflow, Order(uuid4(), command, "test"))
@@ -83,10 +87,12 @@ async def clockwork(url: str, tenant: str, bus: Bus, *, relay: bool = False) -> 
         Ledger.open(url, tenant=tenant, bus=bus if relay else None) as ledger,
         pool(url, tenant, size=6, views=True) as readers,
     ):
-        view = Projection(readers, Recovery())
-        await view.install()
-        projecting = asyncio.create_task(view.run(ledger))
-        yield Clockwork(ledger, Executor(ledger), view, readers, Timers(readers, view, ledger, bus), Clock())
-        projecting.cancel()
-        with suppress(asyncio.CancelledError):
-            await projecting
+        view, board = Projection(readers, Recovery()), Projection(readers, Board())
+        for one in (view, board):
+            await one.install()
+        projecting = [asyncio.create_task(one.run(ledger)) for one in (view, board)]
+        yield Clockwork(ledger, Executor(ledger), view, readers, Timers(readers, view, ledger, bus), Clock(), board)
+        for job in projecting:
+            job.cancel()
+            with suppress(asyncio.CancelledError):
+                await job

@@ -48,7 +48,7 @@ async def test_an_agent_that_beats_is_not(works: Clockwork) -> None:
     await works.start(Task("a"), lease_seconds=1.0)
     await works.begin("a", "a/1", 1)
     await asyncio.sleep(0.6)  # the lease of its start has to run out before that of its heartbeat
-    assert await works.timers.beat([Held("w", "a/1", 1)]) == []
+    assert await works.timers.beat("ann", [Held("w", "a/1", 1)]) == []
     await works.fire(0.6)
     assert "AttemptFailed" not in await works.names()
     await works.fire(1.2)
@@ -58,7 +58,7 @@ async def test_an_agent_that_beats_is_not(works: Clockwork) -> None:
 async def test_a_run_ends_in_time_however_well_its_agent_beats(works: Clockwork) -> None:
     await works.start(Task("a", timeout_seconds=5.0), lease_seconds=30.0)
     await works.begin("a", "a/1", 1)
-    await works.timers.beat([Held("w", "a/1", 1)])
+    await works.timers.beat("ann", [Held("w", "a/1", 1)])
     await works.fire(4)
     assert "AttemptFailed" not in await works.names()
     await works.fire(5.5)

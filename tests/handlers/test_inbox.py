@@ -36,8 +36,8 @@ TASKS = [Task(f"t{number}") for number in range(6)]
 class Agent:
     """What an agent sends, and the verdicts it hears."""
 
-    def __init__(self, bus: Bus, tenant: str, name: str = "ann") -> None:
-        self.bus, self.tenant, self.name = bus, tenant, name
+    def __init__(self, bus: Bus, tenant: str, name: str = "ann", role: str = "coder") -> None:
+        self.bus, self.tenant, self.name, self.role = bus, tenant, name, role
         self.verdicts: dict[str, dict[str, Any]] = {}
         self._heard = asyncio.Event()
 
@@ -51,7 +51,7 @@ class Agent:
 
     def report(self, number: int, kind: str = "completed", **other: Any) -> dict[str, Any]:
         body = {"id": str(uuid4()), "kind": kind, "task": f"t{number}", "run": f"t{number}/1", "token": number + 1}
-        body |= {"agent": self.name, "verdict": f"cairn.{self.tenant}.verdict.{self.name}"}
+        body |= {"agent": self.name}
         body |= {"result": {"summary": "done"}} if kind == "completed" else {}
         return body | other
 
@@ -64,7 +64,7 @@ class Agent:
         async with asyncio.timeout(SECONDS):
             while True:
                 with suppress(ConnectionError):
-                    assert "error" not in await self.bus.store(f"cairn.{self.tenant}.in.ann", data)
+                    assert "error" not in await self.bus.store(f"cairn.{self.tenant}.in.{self.role}.{self.name}", data)
                     return
                 await asyncio.sleep(0.02)
 
@@ -243,34 +243,76 @@ async def test_a_bad_report_among_good_ones_is_answered_and_the_good_ones_are_ta
 
 
 @pytest.mark.parametrize(
-    "verdict",
-    ["cairn.{}.in.w", "cairn.other.verdict.ann", "cairn.{}.verdict.a b", "cairn.{}.verdict." + "x" * 5000, ">"],
+    ("speaker", "kind", "run", "token"),
+    [
+        ("coder.bob", "completed", "t0/1", 1),
+        ("coder.ann", "verified", "t0/verify.1", 7),
+        ("tester.bob", "verified", "t0/verify.1", 7),
+        ("tester.ann.x", "verified", "t0/verify.1", 7),
+        ("Coder.ann", "completed", "t0/1", 1),
+        ("ann", "completed", "t0/1", 1),
+    ],
 )
-async def test_a_verdict_goes_nowhere_but_to_agents(inbox: Inbox, agent: Agent, verdict: str) -> None:
-    stray = agent.report(0, verdict=verdict.format(agent.tenant))
-    done = agent.report(1)
-    generation = agent.bus.generation
-    async with running(inbox):
-        await agent.send(stray)
-        await agent.send(done)
-        assert (await agent.verdict(done))["accepted"]
-        letter = (await dead_letters(agent.bus, agent.tenant, 1))[0]
-        assert "verdicts go to" in (letter.headers or {})["Cairn-Why"]
-        await acknowledged(agent.bus, agent.tenant)
-    assert agent.bus.generation == generation, "the server ended the connection"
-
-
-async def test_a_workflow_of_no_possible_name_is_garbage_and_the_subject_does_not_matter(
-    inbox: Inbox, agent: Agent, nats_url: str
+async def test_nobody_speaks_for_another_or_for_another_role(
+    inbox: Inbox, agent: Agent, ledger: Ledger, executor: Executor, speaker: str, kind: str, run: str, token: int
 ) -> None:
+    """`tess` is the name that the report gives; who sent it stands in the subject."""
+    task = Task("t0", acceptance_criteria=AcceptanceCriteria((Test("make test"),)))
+    await executor.execute("checked", Order(uuid4(), start(task), "test"))
+    forged = agent.report(0, kind, run=run, token=token, agent="tess", workflow="checked")
+    forged |= {"receipts": [msgspec.to_builtins(receipt("make test", 0, None))]} if kind == "verified" else {}
+    subject, done = f"cairn.{agent.tenant}.in.{speaker}", agent.report(1)
+    async with running(inbox):
+        await agent.send(done)
+        assert "error" not in await agent.bus.store(subject, json.dumps([forged]).encode())
+        [letter] = await dead_letters(agent.bus, agent.tenant, 1)
+        assert (
+            "speaks for" in (letter.headers or {})["Cairn-Why"]
+            or "names no agent" in (letter.headers or {})["Cairn-Why"]
+        )
+        assert (await agent.verdict(done))["accepted"]
+    assert [one.event.run for one in await of_kind(ledger, TaskCompleted)] == ["t1/1"]  # type: ignore[union-attr]
+    assert len(await ledger.read_stream("workflow-checked")) == 2, "it was started and offered, and nothing else"
+
+
+async def test_an_agent_of_another_role_has_no_say_in_a_run_whatever_it_knows_of_it(
+    inbox: Inbox, agent: Agent, ledger: Ledger, executor: Executor
+) -> None:
+    task = Task("t0", acceptance_criteria=AcceptanceCriteria((Test("make test"),)))
+    await executor.execute("checked", Order(uuid4(), start(task), "test"))
+    stranger, tester = Agent(agent.bus, agent.tenant, "eve"), Agent(agent.bus, agent.tenant, "tess", "tester")
+    await stranger.listen()
+    await tester.listen()
+    done = agent.report(0)
+    how = {"run": "t0/verify.1", "token": 2, "receipts": [msgspec.to_builtins(receipt("make test", 0, None))]}
+    forged, honest = stranger.report(0, "verified", **how), tester.report(0, "verified", **how)
+    async with running(inbox):
+        await agent.send(done, workflow="checked")
+        assert (await agent.verdict(done))["accepted"]
+        await stranger.send(forged, workflow="checked")
+        told = await stranger.verdict(forged)
+        assert not told["accepted"] and "offered to the role tester" in told["why"]
+        await tester.send(honest, workflow="checked")
+        assert (await tester.verdict(honest))["accepted"]
+    kinds = [type(one.event).__name__ for one in await ledger.read_stream("workflow-checked")]
+    assert kinds[kinds.index("ReportRefused") :] == [
+        "ReportRefused", "TaskStarted", "TaskVerified", "TaskCompleted", "WorkflowCompleted",
+    ]  # fmt: skip
+
+
+async def test_a_workflow_or_an_agent_of_no_possible_name_is_garbage(inbox: Inbox, agent: Agent, nats_url: str) -> None:
     done = agent.report(0)
     async with running(inbox):
         await agent.send(agent.report(1), workflow="NoName")
-        await raw_publish(nats_url, [f"cairn.{agent.tenant}.in.".encode() + it for it in (b"\xff\xfe", b"a\x00b")])
+        await raw_publish(
+            nats_url, [f"cairn.{agent.tenant}.in.coder.".encode() + it for it in (b"\xff\xfe", b"a\x00b")]
+        )
         await agent.send(done)
         assert (await agent.verdict(done))["accepted"]
-        [letter] = await dead_letters(agent.bus, agent.tenant, 1)
-        assert "is no workflow's name" in (letter.headers or {})["Cairn-Why"]
+        letters = await dead_letters(agent.bus, agent.tenant, 3)
+        whys = [(letter.headers or {})["Cairn-Why"] for letter in letters]
+        assert ["is no workflow's name" in why for why in whys] == [True, False, False]
+        assert ["names no agent" in why for why in whys] == [False, True, True]
         await acknowledged(agent.bus, agent.tenant)
 
 
@@ -383,10 +425,14 @@ async def test_whatever_tests_have_printed_the_next_dispatch_fits_into_a_message
     await executor.execute("checked", Order(uuid4(), start(task), "test"))
     done = agent.report(0)
     seen = msgspec.to_builtins(receipt("make test", 1, None, output="x" * printed))
-    told = agent.report(0, "verified", run="t0/verify.1", token=2, agent="tess", receipts=[seen])
+    tester = Agent(agent.bus, agent.tenant, "tess", "tester")
+    await tester.listen()
+    told = tester.report(0, "verified", run="t0/verify.1", token=2, receipts=[seen])
     async with running(inbox):
-        await agent.send(done, told, workflow="checked")
-        assert (await agent.verdict(told))["accepted"]
+        await agent.send(done, workflow="checked")
+        await agent.verdict(done)
+        await tester.send(told, workflow="checked")
+        assert (await tester.verdict(told))["accepted"]
     recorded = await ledger.read_stream("workflow-checked")
     offers = [one for one in recorded if isinstance(one.event, TaskDispatched)]
     assert [one.event.task for one in offers] == ["t0", "t0", "t0.fix1" if printed < 500_000 else "t0"]  # type: ignore[union-attr]

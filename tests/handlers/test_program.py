@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -156,6 +157,41 @@ async def test_one_that_is_cancelled_ends_with_all_it_started(tmp_path: Path) ->
     with pytest.raises(asyncio.CancelledError):
         await running
     await gone(int((tmp_path / "pid").read_text()))
+
+
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from cairn.task import Task
+from handlers.agents.program import program
+
+agent = program("coder", sys.argv[1], environment={"PATH": os.environ["PATH"]})
+asyncio.run(agent._handler(Task("w", "a", "a/1", 1, "coder", 1, 30.0, 30.0, path=Path(sys.argv[2]))))
+"""
+
+
+@pytest.mark.parametrize("when", ["at work", "as it starts"])
+async def test_kill_9_of_the_agent_ends_its_program_and_all_it_started(tmp_path: Path, when: str) -> None:
+    cmd = "trap '' TERM INT HUP; cat > given; (sleep 60 & echo $! > inner; wait) & echo $$ > outer; sleep 60; true"
+    agent = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, cmd, str(tmp_path))
+    written = [tmp_path / "outer", tmp_path / "inner"] if when == "at work" else [tmp_path / "given"]
+    async with asyncio.timeout(SECONDS):
+        while not all(file.exists() and (when == "as it starts" or file.read_text().strip()) for file in written):
+            await asyncio.sleep(0.001)
+    agent.kill()
+    await agent.wait()
+    if when == "at work":
+        assert json.loads((tmp_path / "given").read_text())["run"] == "a/1"
+    async with asyncio.timeout(SECONDS):
+        while [pid for pid in Path("/proc").glob("[0-9]*") if works_in(pid, tmp_path)]:
+            await asyncio.sleep(0.01)
+
+
+def works_in(process: Path, folder: Path) -> bool:
+    try:
+        return (process / "cwd").readlink() == folder and alive(int(process.name))
+    except OSError:
+        return False
 
 
 async def test_without_a_repository_it_works_in_a_folder_that_is_gone_afterwards() -> None:

@@ -10,16 +10,13 @@ from domain.commands import ReportCompleted, ReportNoted, ReportReserve, ReportS
 from domain.usage import Spent
 from handlers.reports import Report, command
 
-SENT = {
-    "id": str(UUID(int=1)), "workflow": "w", "task": "a", "run": "a/1", "token": 1, "agent": "ann",
-    "verdict": "cairn.main.verdict.ann",
-}  # fmt: skip
+SENT = {"id": str(UUID(int=1)), "workflow": "w", "task": "a", "run": "a/1", "token": 1, "agent": "ann"}
 USAGE = {"model": "m", "turns": 2, "input_total": 9, "cache_read": 4, "cache_write": 1, "output": 3, "cost_usd": 0.25}
 
 
 def heard(kind: str, **said: Any) -> Any:
     body = msgspec.json.encode({**SENT, "kind": kind, **said})
-    return command(msgspec.json.decode(body, type=Report), 5.0)
+    return command(msgspec.json.decode(body, type=Report), "coder", 5.0)
 
 
 def test_an_outcome_may_say_what_it_used() -> None:
@@ -30,7 +27,7 @@ def test_an_outcome_may_say_what_it_used() -> None:
 
 
 def test_usage_notes_and_calls_are_reports_of_their_own() -> None:
-    held = {"now": 5.0, "task": "a", "run": "a/1", "token": 1, "agent": "ann"}
+    held = {"now": 5.0, "task": "a", "run": "a/1", "token": 1, "agent": "ann", "role": "coder"}
     spent = Spent(output=3)
     assert heard("used", usage={"output": 3}, why="late") == ReportUsage(**held, spent=spent, why="late")
     assert heard("noted", note={"key": "k", "value": [1]}) == ReportNoted(**held, key="k", value=[1])

@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -131,16 +132,20 @@ class System:
         """Starts an agent of `agents/` by the name of its file; its second argument is its name."""
         return self._spawn(arguments[1], [sys.executable, str(AGENTS / f"{program}.py"), *arguments])
 
-    def exec_agent(self, role: str, name: str, cmd: str) -> subprocess.Popen[bytes]:
+    def exec_agent(
+        self, role: str, name: str, cmd: str, *more: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Starts `cairn agent --role ROLE --exec CMD`."""
-        argv = [sys.executable, "-m", "cairn", "agent", "--role", role, "--name", name, "--exec", cmd]
-        return self._spawn(name, argv)
+        argv = [sys.executable, "-m", "cairn", "agent", "--role", role, "--name", name, "--exec", cmd, *more]
+        return self._spawn(name, argv, environment or {})
 
-    def _spawn(self, name: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = self._agents[name] = subprocess.Popen(
-                argv, env=self._environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                process_group=0,
+                argv, env={**self._environment, **environment}, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, process_group=0,
             )  # fmt: skip
         return process
 

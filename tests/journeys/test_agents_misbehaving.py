@@ -57,6 +57,20 @@ def test_an_agent_cannot_hand_in_receipts_of_its_own(stage: System) -> None:
     assert completed(stage, workflow) == []
 
 
+def test_an_agent_that_poses_as_the_tester_never_completes_a_task(stage: System) -> None:
+    poser = stage.agent("raw", "poser", "pam", "pose")
+    workflow = stage.submit(odd("poser", "well"))
+    assert stage.finished(workflow) == "failed"
+    assert completed(stage, workflow) == [] and failure(stage, workflow)["type"] == "test_failure"
+    events = list(stage.client.events(workflow=workflow))
+    assert not [event for event in events if is_a(event, "task.verified", passed=True)]
+    refused = [event["data"] for event in events if is_a(event, "report.refused")]
+    assert {one["agent"] for one in refused} <= {"pam"}, "what it says under other names does not even arrive"
+    assert "Publish Violation" in (stage.folder / "log" / "nats.log").read_text()
+    poser.terminate()
+    poser.wait()
+
+
 def test_an_agent_that_hangs_runs_out_of_time(stage: System) -> None:
     stage.agent("odd", "sleepy", "sam")
     workflow = stage.submit(odd("sleepy", "hang", timeout_seconds=0.5))
@@ -164,10 +178,10 @@ GARBAGE = {
     "deep and closed": b"[" * 100_000 + b"]" * 100_000,
     "deep inside": b'[{"id": ' + b"[" * 5000 + b"]" * 5000 + b"}]",
     "no key": b'[{"\xff": 1}]',
-    "no verdict": b'[{"id": "11111111-1111-1111-1111-111111111111", "kind": "started", "task": "a", "run": "a/1", '
-    b'"token": 1, "agent": "x", "verdict": "cairn.main.evt.workflow.x"}]',
+    "another's": b'[{"id": "11111111-1111-1111-1111-111111111111", "kind": "started", "workflow": "mute", "task": "t1-1", '
+    b'"run": "t1-1/1", "token": 1, "agent": "x"}]',
     "half a report": b'[{"id": "11111111-1111-1111-1111-111111111111", "kind": "completed", "task": "a", "run": "a/1", '
-    b'"token": 1, "agent": "x", "verdict": "cairn.main.verdict.x"}]',
+    b'"token": 1, "agent": "garbage"}]',
 }
 
 
@@ -188,10 +202,10 @@ def test_an_agent_that_dies_before_it_acknowledged_leaves_the_dispatch_to_anothe
 async def _throw(stage: System) -> None:
     async with Bus.connect(stage.where().nats_url) as bus:
         for body in GARBAGE.values():
-            assert "error" not in await bus.store("cairn.main.in.garbage", body)
-        await bus.publish("cairn.main.beat", b"\xff")
-        await bus.publish("cairn.main.join", b"[" * 100_000)
-        await bus.publish("cairn.main.beat", b"[" * 100_000)
+            assert "error" not in await bus.store("cairn.main.in.odd.garbage", body)
+        await bus.publish("cairn.main.beat.odd.garbage", b"\xff")
+        await bus.publish("cairn.main.join.odd.garbage", b"[" * 100_000)
+        await bus.publish("cairn.main.beat.odd.garbage", b"[" * 100_000)
 
 
 async def _buried(stage: System) -> set[bytes]:

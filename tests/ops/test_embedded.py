@@ -24,8 +24,8 @@ import pytest
 
 from ops.embedded import AlreadyRunning, Embedded, ServerFailed, embedded
 from ops.embedded.child import Account, Child, Step, left_behind
-from ops.embedded.nats import ask
 from ops.embedded.postgres import Postgres, barrier, system_account, wheel_binaries
+from ops.embedded.wire import ask
 from ops.settings import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ AS_ROOT = os.geteuid() == 0
 PARENT = """
 import asyncio, pathlib, sys, psycopg
 from ops.embedded import Embedded
-from ops.embedded.nats import ask
+from ops.embedded.wire import ask
 
 async def main():
     servers = Embedded(pathlib.Path(sys.argv[1]))

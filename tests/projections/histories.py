@@ -40,12 +40,13 @@ from domain.errors import Refused
 from domain.events import WorkflowEvent
 from domain.failures import FAILURE_TYPES
 from domain.outcome import Failure, Receipt, Result
-from domain.plan import AcceptanceCriteria, Budget, Edit, Escalation, Plan, Task, Test
+from domain.plan import AcceptanceCriteria, Budget, Edit, Escalation, Plan, Route, Task, Test
 from domain.state import TaskState, Workflow, replay
 from domain.usage import Spent
 from domain.workflow import decide
 
 NOW = 1_800_000_000.0
+ROUTES = ("debugger", "debugger", "coder", Route("route", "writer"))
 NASTY = ("", "fine", "NUL \0 and \\u0000 and \\\0", "quote \" ' {} %s %(x)s", "\U0001f600 \ud7ff ", "tail" * 1500)
 
 Decision = tuple[str, list[WorkflowEvent]]
@@ -78,10 +79,11 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
             id=task,
             title=random.choice(NASTY),
             agent_role=random.choice(["coder", "writer"]),
+            capabilities=random.choice([(), ("gpu",), ("gpu", "python")]),
             dependencies=tuple(random.sample(names[:n], random.randint(0, min(n, 2)))),
             acceptance_criteria=AcceptanceCriteria((Test("make test"),) if random.random() < 0.5 else ()),
             max_attempts=random.randint(1, 3),
-            failure_routing={kind: "debugger" for kind in FAILURE_TYPES if random.random() < 0.5},
+            failure_routing={kind: random.choice(ROUTES) for kind in FAILURE_TYPES if random.random() < 0.5},
             max_debug_attempts=random.randint(0, 2),
             max_branch_depth=random.randint(0, 2),
             approval=tuple(when for when in ("before_dispatch", "before_completion") if random.random() < 0.2),
@@ -158,6 +160,7 @@ def _act(random: Random, state: Workflow, now: float) -> WorkflowCommand:
             RetryNow(task=name, **by),
             Prioritise(task=name, priority=random.randint(-9, 9), **by),
             EditTask(task=name, changes={"title": random.choice(NASTY[1:2]), "agent_role": "writer"}, **by),
+            EditTask(task=name, changes={"capabilities": ["rust"]}, **by),
             AddTasks(tasks=parts, **by),
             SplitTask(task=name, parts=parts, replace=random.random() < 0.5, **by),
             ExpireTask(now=now, task=name),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from psycopg.errors import UniqueViolation
 from stage import opened, record
 
-from domain.commands import Command, ReportFailed, ReportStarted, StartWorkflow
+from domain.commands import Command, ReportFailed, ReportStarted, Restore, StartWorkflow
 from domain.outcome import Failure
 from domain.plan import Plan, Task
 from domain.state import CLOSED, Workflow, evolve, replay
@@ -147,3 +147,19 @@ async def test_a_task_that_waits_for_nothing_that_comes_is_an_orphan(
 async def test_no_task_can_wait_twice(connection: Connection) -> None:
     with pytest.raises(UniqueViolation):
         await connection.execute("INSERT INTO waits VALUES ('w', 'leased', 'timer')")
+
+
+async def test_a_run_that_a_restore_offers_again_is_nobodys_until_it_is_begun(postgres_url: str) -> None:
+    start = StartWorkflow(now=NOW, workflow="w", plan=Plan(id="w", tasks=(Task("a"),)), base="c0", repository="/r")
+    begun = ReportStarted(now=NOW, task="a", run="a/1", token=1, agent="ann")
+    restored = Restore(now=NOW, skipped=10)
+    async with opened(postgres_url) as (ledger, connections), connections.connection() as connection:
+        state, decisions = Workflow(), []
+        for command in (start, begun, restored):
+            decisions.append(("w", decide(state, command)))
+            replay(decisions[-1][1], state)
+        head = (await record(ledger, decisions))[-1]
+        for view in (Board(), Recovery()):
+            await Projection(connections, view).install()
+            await apply(connection, view, await ledger.read(0, head))
+        assert await orphans(connection) == []

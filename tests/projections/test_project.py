@@ -127,11 +127,10 @@ async def test_a_view_of_a_higher_version_is_replayed_and_its_older_program_stop
         first = await tables(connections, OF_BOARD)
         await projected(Projection(connections, Newer()), ledger, head)
         assert await tables(connections, OF_BOARD) == first
-        with pytest.raises(
-            Halted, match=f"its tables are of version {Newer.version}, this program has version {Board.version}"
-        ):
+        newer, ours = Newer.version, Board.version
+        with pytest.raises(Halted, match=f"its tables are of version {newer}, this program has version {ours}"):
             await asyncio.wait_for(running, WAIT_SECONDS)
-        with pytest.raises(Halted, match=f"version {Newer.version}"):
+        with pytest.raises(Halted, match=f"version {newer}"):
             await Projection(connections, Board()).install()
 
 

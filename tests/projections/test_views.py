@@ -63,6 +63,7 @@ def assert_same(detail: BoardDetail, state: Workflow) -> None:
         assert (row.status, row.attempt, row.ask, row.depth) == (task.status, task.attempt, task.ask, task.depth)
         assert row.run == (task.run.id if task.run else None)
         assert (row.role, row.dependencies) == (task.spec.agent_role, task.spec.dependencies)
+        assert row.capabilities == task.spec.capabilities
         assert (row.title, row.priority) == (shown(task.spec.title), task.spec.priority)
         assert (row.progress == 1.0) >= (task.status in PASSED and not task.depth)
         assert (row.ended_at is None) == (task.status not in CLOSED)
@@ -113,7 +114,7 @@ async def assert_waits(connections: Pool, states: dict[str, Workflow]) -> dict[t
 
 SAID = {
     "dependency": ("dependency ", "branch "),
-    "slot": ("a slot of role ", "an agent of role ", "tests by a tester"),
+    "slot": ("a slot of role ", "a slot: no agent ", "an agent of role ", "tests by a tester"),
     "lease": ("lease of ", "tests by "),
     "timer": ("retry at ", "a timer "),
     "ask": ("a person: ",),
