@@ -1,7 +1,7 @@
 """The client for code that waits: scripts, threads, notebooks, and callbacks inside a running event loop.
 
 Every call opens a connection of its own and closes it, so one client may be used by any number of threads, and after a
-fork; there is nothing to close.
+fork; there is nothing to close. The file is long because every call of the interface is a method here.
 """
 
 import http.client

@@ -38,6 +38,7 @@ from domain.plan import Budget, Plan, Task
 from domain.usage import Usage
 
 SMALLEST = 1e-6
+ENDS_ATTEMPT = TaskReported | TaskAsked | TaskCompleted | AttemptFailed | TaskCancelled | TaskExcused
 """Of dollars and seconds: less is nothing."""
 UNLIMITED = Budget()
 KINDS = ("tokens", "usd", "seconds")
@@ -235,10 +236,7 @@ def book(books: Books, event: WorkflowEvent) -> None:
             books.accounts[scope] = replace(account, limit=_sum(account.limit, amount))
         case AskOpened(ask=ask, kind="budget", content=content):
             books.raises = {**books.raises, ask: msgspec.convert(content["raise"], dict[str, Budget])}
-    if (
-        isinstance(event, TaskReported | TaskAsked | TaskCompleted | AttemptFailed | TaskCancelled | TaskExcused)
-        and event.usage
-    ):
+    if isinstance(event, ENDS_ATTEMPT) and event.usage:
         _settle(books, event.task, event.usage)
     if isinstance(event, TaskCompleted | TaskFailed | TaskSkipped | TaskCancelled | TaskExcused):
         _leave(books, event.task)
@@ -276,8 +274,7 @@ def _hold(books: Books, task: str, hold: Hold) -> None:
 
 def _settle(books: Books, task: str, usage: Usage) -> None:
     """What is unknown counts as what its calls took, or as all that was reserved if it made none."""
-    hold = books.holds.get(task)
-    if hold is None:
+    if (hold := books.holds.get(task)) is None:
         return
     unknown = hold.taken if hold.used != NOTHING or hold.calls else hold.granted
     spent = Amount(
@@ -290,8 +287,7 @@ def _settle(books: Books, task: str, usage: Usage) -> None:
 
 
 def _release(books: Books, task: str, spent: Amount) -> None:
-    hold = books.holds.pop(task, None)
-    if hold is None:
+    if (hold := books.holds.pop(task, None)) is None:
         return
     for scope, one in books.of(task).items():
         books.accounts[scope] = replace(one, runs=one.runs - 1, held=one.held - hold.granted, used=one.used + spent)

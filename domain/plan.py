@@ -3,6 +3,7 @@
 The descriptions and limits below are the single source of `schemas/plan.schema.json` and of every check of a plan's
 shape in `domain/validate.py`. Limits given through `extra_json_schema` are checked there and not when decoding: they
 hold for what people write, while branch tasks, which the workflow's rules create, have ids such as `indicators.fix1`.
+The file is long because a plan is one document: all that can stand in it is described here.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
