@@ -1,5 +1,7 @@
 """Time that counts towards a limit. It stands still while something is in the way: a person who is asked, a pause."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from domain.events import (
@@ -47,15 +49,23 @@ class Clock(msgspec.Struct):
         self.spent, self.since = 0.0, None if self.halts else at
 
 
+_MOVES: dict[type[Event], Callable[[Clock, float], None]] = {
+    WorkflowStarted: Clock.begin,
+    WorkflowAdmitted: Clock.begin,
+    WorkflowRestored: Clock.begin,
+    AskOpened: Clock.halt,
+    WorkflowPaused: Clock.halt,
+    AskAnswered: Clock.go,
+    AskExpired: Clock.go,
+    AskVoided: Clock.go,
+    WorkflowResumed: Clock.go,
+}
+
+
 def tick(clock: Clock, event: Event) -> bool:
     """What an event does to its workflow's clock; whether it did anything."""
-    match event:
-        case WorkflowStarted(queued=False, at=at) | WorkflowAdmitted(at=at) | WorkflowRestored(at=at):
-            clock.begin(at)
-        case AskOpened(at=at) | WorkflowPaused(at=at):
-            clock.halt(at)
-        case AskAnswered(at=at) | AskExpired(at=at) | AskVoided(at=at) | WorkflowResumed(at=at):
-            clock.go(at)
-        case _:
-            return False
+    move = _MOVES.get(type(event))
+    if move is None or (isinstance(event, WorkflowStarted) and event.queued):
+        return False
+    move(clock, event.at)  # type: ignore[attr-defined]  # all of the table have it
     return True

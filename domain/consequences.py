@@ -167,7 +167,7 @@ class Consequences:
                 dependencies=self._inputs(task), debug=debug or branches.told_again(self.state, task),
                 previous=task.failure if attempt > 1 else None, notes=self._notes(task), expires=self._expires(task),
                 answers=task.answers,
-                capabilities=tuple(sorted(set(spec.capabilities))),
+                capabilities=tuple(sorted(set(spec.capabilities))) if spec.capabilities else (),
             )
         )  # fmt: skip
 

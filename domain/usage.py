@@ -68,11 +68,14 @@ class Prices(msgspec.Struct, frozen=True):
 
 def usage(spent: Spent | None, seconds: float, prices: Prices | None) -> Usage:
     """What an attempt of so many seconds has used; its cost from the prices if the agent did not say it."""
-    told: dict[str, Any] = msgspec.structs.asdict(spent) if spent else {}
+    seconds = round(max(seconds, 0.0), 3)
+    if spent is None:
+        return Usage(seconds=seconds)
+    told: dict[str, Any] = msgspec.structs.asdict(spent)
     source: CostSource = "reported" if told.get("cost_usd") is not None else "unknown"
-    if spent and source == "unknown" and (cost := computed_usd(spent, prices)) is not None:
+    if source == "unknown" and (cost := computed_usd(spent, prices)) is not None:
         told["cost_usd"], source = cost, "computed"
-    return Usage(**told, seconds=round(max(seconds, 0.0), 3), cost_source=source)
+    return Usage(**told, seconds=seconds, cost_source=source)
 
 
 def computed_usd(spent: Spent, prices: Prices | None) -> float | None:

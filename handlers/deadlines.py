@@ -22,7 +22,7 @@ log = structlog.get_logger()
 POLL_SECONDS = 1.0
 """The longest wait; the view's changes ring the bell sooner."""
 AGAIN_SECONDS = 0.05
-"""The view has to catch up with what was just fired before it is asked again."""
+"""The view has to catch up with what was just fired before it is asked again; a busy one rings for every batch."""
 AWAY_SECONDS = 0.5
 FIRING = UUID("6f1f6a52-6f0c-5a0e-9a53-0a3c9c1f8a11")
 """The namespace of the ids of commands that a clock gives."""
@@ -93,7 +93,8 @@ class Deadlines:
             except (LedgerUnavailable, WrongVersion) as away:
                 log.warning("deadlines.waits", why=str(away))
                 pause = AWAY_SECONDS
-            await self._wait(pause)
+            await asyncio.sleep(min(pause, AGAIN_SECONDS))
+            await self._wait(pause - AGAIN_SECONDS)
 
     async def fire(self) -> int:
         """Fires all that is due; how many there were."""

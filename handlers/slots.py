@@ -50,6 +50,7 @@ log = structlog.get_logger()
 SLOTS = UUID("4c8f6a1e-6c2a-5d0b-8e55-2f4b7d1c9a33")
 """The namespace of the ids of commands that follow from events here."""
 ACTOR = "queue"
+PAUSES = (TenantPaused, TenantResumed, RolePaused, RoleResumed)
 AWAY_SECONDS = 0.5
 CURSOR_EVENTS = 10_000
 """So many events that are nothing to it are not read again at the next start."""
@@ -129,7 +130,7 @@ class Slots:
 
     def _tell_valve(self, batch: Iterable[Recorded]) -> None:
         for recorded in batch:
-            if isinstance(recorded.event, TenantPaused | TenantResumed | RolePaused | RoleResumed):
+            if isinstance(recorded.event, PAUSES):
                 self._valve.version = max(self._valve.version, recorded.version)
                 self._valve.bell.set()
 

@@ -81,24 +81,24 @@ class Limits:
 
     def _fold(self, clocks: dict[str, Clock], workflow: str, recorded: Recorded) -> list[tuple[str, str]]:
         """The limits that an event changed."""
-        event = recorded.event
-        match event:
-            case WorkflowStarted(plan=plan) if plan.timeout_seconds is not None:
-                clocks[workflow] = Clock(plan.timeout_seconds)
-                tick(clocks[workflow], event)
-                return [(workflow, "")]
-            case WorkflowCompleted() | WorkflowFailed() | WorkflowCancelled() | WorkflowTimedOut():
-                return [(workflow, "")] if clocks.pop(workflow, None) else []
-            case TaskDispatched(task=task, expires=float(expires)):
-                self._tasks[workflow, task] = expires
-                return [(workflow, task)]
-        clock = clocks.get(workflow)
-        changed = [(workflow, "")] if clock and tick(clock, event) else []
-        if isinstance(event, STANDING_STILL) and self._tasks.pop((workflow, event.task), None) is not None:
+        event, changed = recorded.event, list[tuple[str, str]]()
+        if isinstance(event, TaskDispatched) and event.expires is not None:
+            self._tasks[workflow, event.task] = event.expires
             changed.append((workflow, event.task))
+        elif self._tasks and isinstance(event, STANDING_STILL):
+            if self._tasks.pop((workflow, event.task), None) is not None:
+                changed.append((workflow, event.task))
+        elif isinstance(event, WorkflowStarted) and event.plan.timeout_seconds is not None:
+            clocks[workflow] = Clock(event.plan.timeout_seconds)
+            changed.append((workflow, ""))
+        elif isinstance(event, OVER):
+            return [(workflow, "")] if clocks.pop(workflow, None) else []
+        if (clock := clocks.get(workflow)) and tick(clock, event):
+            changed.append((workflow, ""))
         return changed
 
 
+OVER = (WorkflowCompleted, WorkflowFailed, WorkflowCancelled, WorkflowTimedOut)
 STANDING_STILL = (
     AskOpened, TaskHeld, TaskEdited, TaskDispatched, TaskCompleted, TaskFailed, TaskSkipped, TaskCancelled, TaskExcused,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from ledger.recorded import Recorded
 from projections.limits import SQL as LIMITS
 from projections.limits import Limits
 from projections.recovery_fold import Changes, Flow, Kind, Wait
-from projections.rows import load, store
+from projections.rows import load, text
 from projections.sql import statements
 
 STREAM = "workflow-"
@@ -69,11 +69,6 @@ class Lease(NamedTuple):
     token: int
 
 
-class _Seen(msgspec.Struct, gc=False):
-    workflow: str
-    last: int
-
-
 _DUE = msgspec.json.Decoder(list[Due])
 _WAITS = msgspec.json.Decoder(list[Wait])
 _ORPHANS = msgspec.json.Decoder(list[Orphan])
@@ -107,16 +102,22 @@ class Recovery:
         changes = Changes(self._flows)
         for name, recorded in mine:
             changes.fold(name, recorded)
-        if gone := [key for key, wait in changes.waits.items() if wait is None]:
-            keys = {"workflows": [name for name, _ in gone], "tasks": [task for _, task in gone]}
-            await connection.execute(SQL["remove"], keys, prepare=True)
-        put = [wait for wait in changes.waits.values() if wait]
-        await store(connection, SQL["put"], put)
-        await store(connection, SQL["see"], [_Seen(*seen) for seen in changes.seen.items()])
-        for wait in put:
-            wait.needs = None
+        await self._store(connection, changes)
         await self._limits.apply(connection, mine)
         self._let_go(changes.seen)
+
+    async def _store(self, connection: Connection, changes: Changes) -> None:
+        if not changes.seen:
+            return
+        gone = [key for key, wait in changes.waits.items() if wait is None]
+        put = [wait for wait in changes.waits.values() if wait]
+        given = {
+            "workflows": [name for name, _ in gone], "tasks": [task for _, task in gone],
+            "seen": list(changes.seen), "last": list(changes.seen.values()), "rows": text(put),
+        }  # fmt: skip
+        await connection.execute(SQL["keep"], given, prepare=True)
+        for wait in put:
+            wait.needs = None
 
     async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> None:
         started = {name for name, recorded in mine if recorded.version == 1}

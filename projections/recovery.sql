@@ -87,11 +87,14 @@ DROP TABLE IF EXISTS waits, waits_seen
 -- load: all that is open of these workflows.
 SELECT json_agg(json_strip_nulls(to_json(found)))::text FROM waits AS found WHERE workflow = ANY(%(workflows)s::text[])
 
--- remove: tasks that are closed.
-DELETE FROM waits USING unnest(%(workflows)s::text[], %(tasks)s::text[]) AS gone (workflow, task)
-WHERE waits.workflow = gone.workflow AND waits.task = gone.task
-
--- put: what tasks wait on now. What is needed is sent once, when it begins to be.
+-- keep: what tasks wait on now, which tasks wait no more, and how much of these workflows that shows. What is needed is
+-- sent once, when it begins to be.
+WITH gone AS (
+    DELETE FROM waits USING unnest(%(workflows)s::text[], %(tasks)s::text[]) AS closed (workflow, task)
+    WHERE waits.workflow = closed.workflow AND waits.task = closed.task),
+shown AS (
+    INSERT INTO waits_seen SELECT * FROM unnest(%(seen)s::text[], %(last)s::bigint[])
+    ON CONFLICT (workflow) DO UPDATE SET last = excluded.last)
 INSERT INTO waits SELECT * FROM json_populate_recordset(NULL::waits, %(rows)s)
 ON CONFLICT (workflow, task) DO UPDATE SET
     kind = excluded.kind, due = excluded.due, role = excluded.role, missing = excluded.missing,
@@ -99,10 +102,6 @@ ON CONFLICT (workflow, task) DO UPDATE SET
     ask = excluded.ask, attempt = excluded.attempt, run = excluded.run, token = excluded.token,
     agent = excluded.agent, timeout_at = excluded.timeout_at, lease_seconds = excluded.lease_seconds,
     dispatched = excluded.dispatched
-
--- see: how much of these workflows the rows show.
-INSERT INTO waits_seen SELECT * FROM json_populate_recordset(NULL::waits_seen, %(rows)s)
-ON CONFLICT (workflow) DO UPDATE SET last = excluded.last
 
 -- due: what has fallen due, the longest overdue first.
 SELECT json_agg(found)::text FROM (
