@@ -40,10 +40,17 @@ class Verdict(msgspec.Struct):
 
 
 class _Report:
-    __slots__ = ("answers", "encoded", "id", "journaled", "kept", "sent")
+    __slots__ = ("answers", "encoded", "id", "journaled", "kept", "sent", "stored")
 
-    def __init__(self, id: str, encoded: bytes, kept: bool, answers: Message | None = None) -> None:
-        self.id, self.encoded, self.kept, self.answers = id, encoded, kept, answers
+    def __init__(
+        self,
+        id: str,
+        encoded: bytes,
+        kept: bool,
+        answers: Message | None = None,
+        stored: asyncio.Event | None = None,
+    ) -> None:
+        self.id, self.encoded, self.kept, self.answers, self.stored = id, encoded, kept, answers, stored
         self.sent, self.journaled = 0.0, False
 
 
@@ -70,8 +77,17 @@ class Outbox:
         self._look_at, self._generation = 0.0, bus.generation
         self._encoder = msgspec.json.Encoder()
 
-    def report(self, workflow: str, body: dict[str, Any], *, keep: bool = False, answers: Message | None = None) -> str:
-        """Queues a report; its id. `keep` is for outcomes; `answers` is acknowledged as soon as the inbox holds the report.
+    def report(
+        self,
+        workflow: str,
+        body: dict[str, Any],
+        *,
+        keep: bool = False,
+        answers: Message | None = None,
+        stored: asyncio.Event | None = None,
+    ) -> str:
+        """Queues a report; its id. `keep` is for outcomes; as soon as the inbox holds the report, `answers` is
+        acknowledged and `stored` set.
 
         An outcome that no message of this NATS can hold becomes a failure that says so.
         """
@@ -81,7 +97,7 @@ class Outbox:
             why = f"the outcome has {len(encoded)} bytes, a message to the inbox holds {self._room}"
             body = {**body, "kind": "failed", "failure": {"type": "invalid_result", "message": why}}
             encoded = self._encoder.encode({name: body[name] for name in body if name not in ("result", "receipts")})
-        self._queue(_Report(body["id"], encoded, keep, answers))
+        self._queue(_Report(body["id"], encoded, keep, answers, stored))
         return str(body["id"])
 
     async def ask(self, workflow: str, body: dict[str, Any]) -> str:
@@ -209,6 +225,8 @@ class Outbox:
             await asyncio.sleep(0.1)
             return
         for report in batch:
+            if report.stored is not None:
+                report.stored.set()
             if report.answers is not None:
                 await self._bus.ack(report.answers)
 

@@ -485,3 +485,25 @@ async def test_any_number_of_files_may_be_changed(stage: Stage) -> None:
 
     async with serving(agent, stage):
         assert (await stage.report(await stage.offer()))["result"]["files"] == paths
+
+
+async def test_what_was_delivered_before_begins_once_it_is_stored_that_it_has(stage: Stage) -> None:
+    """It may have ended the agent that had it: so often as it does that, so often it counts."""
+    agent, began = Agent("coder", name="ann"), asyncio.Event()
+
+    @agent.task
+    async def work(_: Task) -> None:
+        began.set()
+
+    events, inbox = f"{stage.tenant.upper()}_EV", f"{stage.tenant.upper()}_IN"
+    run = await stage.offer()
+    await stage.bus.ensure_consumer(events, {"durable_name": "c", "ack_policy": "explicit", "ack_wait": 10**8})
+    async for lost in stage.bus.pull(events, "c", wait_seconds=1.0):
+        assert [message.delivered for message in lost] == [1]
+        break
+    await stage.bus.api(f"STREAM.DELETE.{inbox}")
+    async with serving(agent, stage):
+        await stage.report(run, "started")
+        assert not began.is_set()
+        await stage.open()
+        await stage.report(run, "completed")

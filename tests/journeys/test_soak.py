@@ -19,10 +19,10 @@ from ops.bench.usage import memory_mb
 
 from .stage import Json, System, is_a, system
 
-AT_ONCE = 60
-AGENTS = ("ann", "bob", "cid")
+AT_ONCE = 200
+AGENTS = ("ann", "bob", "cid", "dan", "eve", "fay")
 CAPACITY = 100
-KILL_SECONDS = (2.0, 10.0)
+KILL_SECONDS = (4.0, 20.0)
 """Between two kills of the server, at random."""
 STILL_SECONDS = 60.0
 """Nothing at all has happened for so long although workflows are open: they are stuck."""
