@@ -1,6 +1,8 @@
 """The README is tried: what it tells a stranger to type is typed, in its order, in a fresh data directory."""
 
+import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +20,13 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+ASKING = """#!/bin/sh
+case "$CAIRN_TASK" in
+  *'"choice":"8080"'* | *'use the cache'*) echo done > work.txt ;;
+  *'"task":"port"'*) echo '{"ask": {"question": "Which port?", "options": ["80", "8080"]}}' ;;
+  *) echo 'too slow' >&2; exit 1 ;;
+esac
+"""
 ENVIRONMENT_MADE = ". .venv/bin/activate"
 
 
@@ -76,7 +85,7 @@ def test_what_a_reader_types_works(reader: Desk) -> None:
     typed = [command.removeprefix("cairn ") for command in commands() if command.startswith("cairn ")]
     agents = []
     for number, command in enumerate(typed):
-        words = command.removesuffix(" &").split()
+        words = shlex.split(command.removesuffix(" &"), comments=True)
         if words[0] == "up":  # a person reads that it is up before they go on
             reader.begin("up", "cairn", *words)
             reader.until(lambda: "Ctrl-C" in reader.log("up"), "it says how to stop it")
@@ -84,13 +93,28 @@ def test_what_a_reader_types_works(reader: Desk) -> None:
             agents.append(f"{words[0]}-{number}")
             reader.begin(agents[-1], "cairn", *words)
         else:
+            if words[0] == "answer":
+                _is_asked(reader, words[1])
             said = reader.cairn(*words)
             assert said.out, f"`cairn {command}` prints nothing"
-    last = reader.client.workflows(1)[0]
-    assert (last["workflow"], last["status"]) == ("hello-exec", "completed")
+    assert reader.finished("demo") == "completed", "the answers were taken"
+    assert reader.finished("hello-exec") == "completed"
     for name in agents:
         assert reader.ended(name, signal.SIGINT) == 0, reader.log(name)
     _python_agent_works(reader)
+
+
+def _is_asked(reader: Desk, ask: str) -> None:
+    """A plan of this name with an agent that asks, and a task which fails until somebody says how."""
+    if ask == "demo/ask-1":
+        asking, plan = reader.folder / "asking.sh", reader.folder / "demo.json"
+        asking.write_text(ASKING)
+        reader.begin("asking", "cairn", "agent", "--role", "debugger", "--exec", f"sh {asking}", "--name", "dee")
+        task = {"agent_role": "debugger", "max_attempts": 1}
+        tasks = [{"id": "port", **task}, {"id": "speed", "dependencies": ["port"], **task}]
+        plan.write_text(json.dumps({"id": "demo", "tasks": tasks}))
+        reader.cairn("run", plan, expect=5)
+    reader.until(lambda: ask in reader.cairn("asks").out, "somebody is asked")
 
 
 def _python_agent_works(reader: Desk) -> None:
