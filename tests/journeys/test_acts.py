@@ -13,10 +13,11 @@ case "$CAIRN_TASK" in
   *'"slow":true'*)
     touch "$(dirname "$0")/at-work"
     while [ ! -e "$(dirname "$0")/go-on" ]; do sleep 0.05; done ;;
-  *'"hangs":true'*)
+  *'"hangs":true'*|*'"breaks":true'*'"debug":{'*)
     echo $$ > "$(dirname "$0")/hangs.new"; pwd >> "$(dirname "$0")/hangs.new"
     mv "$(dirname "$0")/hangs.new" "$(dirname "$0")/hangs"
     exec sleep 600 ;;
+  *'"breaks":true'*) exit 3 ;;
 esac
 echo "$CAIRN_TASK" > "$(echo "$CAIRN_TASK" | sed 's/.*"task":"\\([a-z0-9-]*\\)".*/\\1/').json"
 """
@@ -103,6 +104,21 @@ def test_one_task_is_cancelled_in_the_middle_and_the_rest_goes_on(person: Desk) 
     assert person.cairn("watch", "partly", expect=1).code == 1
     assert statuses(person, "partly") == {"stuck": "cancelled", "needs-it": "skipped", "free": "completed"}
     assert person.show("partly")["workflow"]["reason"] == "cancelled: stuck"
+    person.until(lambda: not Path(f"/proc/{pid}").exists(), "its program has ended", 15)
+    person.until(lambda: not Path(folder).exists(), "its worktree is gone", 10)
+
+
+def test_a_task_is_cancelled_while_somebody_mends_it_and_both_are_over_at_once(person: Desk) -> None:
+    broken = {"id": "broken", "inputs": {"breaks": True}, "failure_routing": {"agent_error": "coder"}}
+    person.cairn("run", person.plan("mending", broken), "--detach")
+    person.until((person.at / "hangs").exists, "somebody mends it")
+    pid, folder = (person.at / "hangs").read_text().splitlines()
+    assert statuses(person, "mending") == {"broken": "branched", "broken.fix1": "running"}
+    person.cairn("cancel", "mending", "broken", "--because", "it is not worth it")
+    ended = person.events("--workflow", "mending", "--type", "task.cancelled")
+    assert {event["data"]["task"] for event in ended} == {"broken", "broken.fix1"}
+    assert len({event["causationid"] for event in ended}) == 1, "the branch has outlived what it was to mend"
+    assert person.cairn("watch", "mending", expect=1).code == 1
     person.until(lambda: not Path(f"/proc/{pid}").exists(), "its program has ended", 15)
     person.until(lambda: not Path(folder).exists(), "its worktree is gone", 10)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from .desk import Desk, desk, kinds
-from .stage import Json
+from .stage import Json, is_a
 
 SHELL = """#!/bin/sh
 case "$CAIRN_TASK" in
@@ -53,6 +53,12 @@ def person() -> Iterator[Desk]:
 
 def asks(person: Desk, workflow: str, state: str = "any") -> list[Json]:
     found: list[Json] = json.loads(person.cairn("asks", "--workflow", workflow, "--state", state, "-o", "json").out)
+    return found
+
+
+def opened(person: Desk, workflow: str, ask: str) -> Json:
+    """What it shows, once it is opened."""
+    found: Json = person.seen(lambda event: is_a(event, "ask.opened", ask=ask), workflow=workflow)["data"]
     return found
 
 
@@ -126,6 +132,54 @@ def test_what_was_changed_after_its_approval_is_asked_for_again_and_an_answer_to
     person.cairn("approve", "changed", "ask-3", "--shown", third["shown"])
     person.cairn("watch", "changed")
     assert of(person, "changed").count("task.dispatched") == 2
+
+
+def test_what_is_changed_while_it_is_asked_about_or_after_it_was_approved_does_not_begin_unseen(person: Desk) -> None:
+    task = {"id": "a", "description": "go", "approval": ["before_dispatch"], **ONCE}
+    person.cairn("run", person.plan("moved", task), "--detach")
+    first = opened(person, "moved", "ask-1")
+    person.cairn("edit", "moved", "a", "--set", "description=go on", "--because", "not far enough")
+    second = opened(person, "moved", "ask-2")
+    assert second["content"]["task"]["description"] == "go on"
+    stale = person.cairn("approve", "moved", "ask-1", "--shown", first["shown"], expect=4)
+    assert "what it showed is no longer so: ask ask-2 asks anew" in stale.err
+
+    person.client.pause("moved", "let me think")
+    person.client.answer("moved", "ask-2", choice="approve", shown=second["shown"])
+    person.client.edit("moved", "a", {"description": "go gently"})
+    person.client.resume("moved")
+    third = opened(person, "moved", "ask-3")
+    assert third["content"]["task"]["description"] == "go gently"
+    person.cairn("approve", "moved", "ask-3", "--shown", second["shown"], expect=4)
+    assert "task.dispatched" not in of(person, "moved"), "it has begun as nobody has seen it"
+    person.client.answer("moved", "ask-3", choice="approve", shown=third["shown"])
+    assert person.finished("moved") == "completed"
+    events = list(person.client.events(workflow="moved"))
+    [begun] = [event["data"] for event in events if is_a(event, "task.dispatched")]
+    assert begun["description"] == "go gently"
+    assert [event["data"]["ask"] for event in events if is_a(event, "ask.voided")] == ["ask-1"]
+    assert [event["data"]["ask"] for event in events if is_a(event, "ask.answered")] == ["ask-2", "ask-3"]
+
+
+def test_approving_one_result_approves_no_other(person: Desk) -> None:
+    task = {
+        "id": "a", "description": "go gently", "approval": ["before_completion"],
+        "retry": {"initial_seconds": 0.05}, "failure_routing": {"refused": {"do": "retry"}},
+    }  # fmt: skip
+    person.cairn("run", person.plan("other", task), "--detach")
+    first = opened(person, "other", "ask-1")
+    person.cairn("approve", "other", "ask-1", "--refuse", "--because", "once more")
+    second = opened(person, "other", "ask-2")
+    results = [ask["content"]["result"]["commit"] for ask in (first, second)]
+    assert results[0] != results[1] and first["shown"] != second["shown"]
+    person.cairn("approve", "other", "ask-2", "--shown", first["shown"], expect=4)
+    assert "task.completed" not in of(person, "other")
+    person.client.answer("other", "ask-2", choice="approve", shown=second["shown"])
+    assert person.finished("other") == "completed"
+    events = list(person.client.events(workflow="other"))
+    [done] = [event["data"] for event in events if is_a(event, "task.completed")]
+    assert done["result"]["commit"] == results[1]
+    assert len([event for event in events if is_a(event, "task.dispatched")]) == 2, "a decision has run something again"
 
 
 def test_before_work_counts_the_person_sees_the_diff_of_exactly_the_commit_that_is_asked_about(person: Desk) -> None:

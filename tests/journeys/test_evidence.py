@@ -49,6 +49,37 @@ def test_branches_go_as_deep_as_they_may_until_the_tests_of_the_first_task_pass(
     assert passed == [(False, 1), (False, 1), (False, 1), (True, 0)]
 
 
+def test_when_the_deepest_branch_did_not_mend_it_a_person_is_asked_and_what_they_say_is_done(stage: System) -> None:
+    test = "cat stones.txt; test $(wc -l < stones.txt) -ge 5"
+    routing = {"test_failure": {"do": "branch", "role": "debugger"}}
+    plan = judged("bottom", test, failure_routing=routing, max_branch_depth=2, max_debug_attempts=1, max_attempts=1)
+    plan["tasks"].append({"id": "b", "dependencies": ["a"]})
+    workflow = stage.submit(plan)
+
+    opened = stage.seen(lambda event: is_a(event, "ask.opened"), workflow=workflow)
+    ask = opened["data"]
+    branches = [(it["branch"]["id"], it["depth"]) for it in events(stage, workflow, "task.branched")]
+    assert branches == [("a.fix1", 1), ("a.fix1.fix1", 2)]
+    assert (ask["task"], ask["kind"], ask["default"]) == ("a", "escalation", "fail")
+    assert ask["options"] == ["retry", "accept", "edit", "reassign", "fail"]
+    assert ask["question"] == f"`{test}` ended with exit code 1: what now?"
+    [receipt] = ask["content"]["receipts"]
+    assert (receipt["exit_code"], receipt["commit"]) == (1, ask["content"]["result"]["commit"])
+    assert receipt["output"].split() == ["a", "a.fix1", "a.fix1.fix1"], "all that was done is what is asked about"
+    detail = stage.client.workflow(workflow, int(opened["sequence"]))
+    rows = {task["task"]: (task["status"], task["waiting_on"]) for task in detail["tasks"]}
+    assert rows["a"][0] == "waiting" and ask["ask"] in rows["a"][1]
+    assert rows["b"] == ("pending", "dependency a")
+
+    stage.client.answer(workflow, ask["ask"], choice="retry", shown=ask["shown"], instructions="5", because="add up")
+    assert stage.finished(workflow) == "completed"
+    a, b = (it for it in events(stage, workflow, "task.completed") if it["task"] in ("a", "b"))
+    assert (a["task"], a["run"], a["agent"]) == ("a", "a/2", "cora"), "nobody completes it but by its own tests"
+    assert [it["passed"] for it in events(stage, workflow, "task.verified")] == [False, False, False, True]
+    assert b["result"]["data"]["told"]["found"] == ["a"] * 5
+    assert len(events(stage, workflow, "task.branched")) == 2, "branches stay counted"
+
+
 def test_a_receipt_says_what_ran_the_tests(stage: System) -> None:
     workflow = stage.submit(judged("runtime", "true"))
     assert stage.finished(workflow) == "completed"

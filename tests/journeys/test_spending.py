@@ -23,10 +23,13 @@ def plan(name: str, **task: Any) -> Json:
     return {"id": name, "roles": [name], "tasks": [one]}
 
 
+def data(stage: System, workflow: str, kind: str) -> list[Json]:
+    return [event["data"] for event in stage.client.events(workflow=workflow) if is_a(event, kind)]
+
+
 def taken(stage: System, workflow: str) -> int:
     """Tokens that calls have used."""
-    events = stage.client.events(workflow=workflow)
-    return sum(event["data"]["tokens"] for event in events if is_a(event, "call.settled"))
+    return sum(one["tokens"] for one in data(stage, workflow, "call.settled"))
 
 
 def test_the_runaway_spender_is_stopped_at_its_budget_and_a_person_is_asked(stage: System) -> None:
@@ -42,6 +45,23 @@ def test_the_runaway_spender_is_stopped_at_its_budget_and_a_person_is_asked(stag
     assert taken(stage, workflow) <= CAP
     stage.client.answer(workflow, ask["ask"], choice="fail", shown=ask["shown"], because="it burns")
     assert stage.finished(workflow) == "failed"
+
+
+def test_a_hundred_agents_at_once_use_no_more_together_than_their_workflow_may(stage: System) -> None:
+    for name in ("una", "uri", "ute", "ugo"):
+        stage.agent("spender", "horde", name, "25")
+    go = stage.folder / "go"
+    inputs = {"tokens": 40, "calls": 10, "together": 1, "after": str(go)}
+    tasks = [{"id": f"t{n}", "agent_role": "horde", "inputs": inputs, "max_attempts": 1} for n in range(100)]
+    given = {"budget": {"tokens": CAP}, "escalation": {"due_seconds": 0}}
+    workflow = stage.submit({"id": "horde", "roles": ["horde"], "tasks": tasks, **given}, bare=True)
+    stage.until(lambda: len(data(stage, workflow, "task.started")) == 100, "a hundred are at work at once")
+    go.touch()
+    assert stage.finished(workflow) == "failed"
+    assert {one["agent"] for one in data(stage, workflow, "task.started")} == {"una", "uri", "ute", "ugo"}
+    used = taken(stage, workflow)
+    assert 100 * 40 <= used <= CAP, "each had its part, and together they have used no more than there was"
+    assert {one["failure"]["type"] for one in data(stage, workflow, "task.attempt_failed")} == {"budget"}
 
 
 def test_a_person_gives_more_and_it_goes_on(stage: System) -> None:

@@ -1,6 +1,7 @@
 """An agent that lays one stone on what it finds, whoever's it is: `mason.py ROLE NAME`. Its result says what it was told.
 
-It hands in a result of the declared shape only where it was told what was wrong with the one before.
+It hands in a result of the declared shape only where it was told what was wrong with the one before, and lays more
+stones only where a person has told it how many.
 """
 
 import sys
@@ -16,7 +17,8 @@ async def lay(task: Task) -> Result:
     assert task.path is not None
     stones = task.path / "stones.txt"
     found = stones.read_text() if stones.exists() else ""
-    stones.write_text(f"{found}{task.task}\n")
+    count = int(task.answers[-1].instructions) if task.answers else 1
+    stones.write_text(found + f"{task.task}\n" * count)
     (task.path / "when.txt").write_text(f"{int(time.time()) + 4}\n")
     told = {
         "found": found.split(),

@@ -1,5 +1,6 @@
 """An agent that calls a model over and over, `together` calls at once and `calls` in all, each of at most `tokens`:
-`spender.py ROLE NAME`. It writes what it has learned into its scratchpad, and says what it has used."""
+`spender.py ROLE NAME [CAPACITY]`. It writes what it has learned into its scratchpad, and says what it has used. It begins
+once the file `after` exists, if its task names one."""
 
 import asyncio
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from cairn import Agent, Result, Task
 
-agent = Agent(sys.argv[1], name=sys.argv[2])
+agent = Agent(sys.argv[1], name=sys.argv[2], capacity=int(sys.argv[3]) if len(sys.argv) > 3 else 1)
 
 
 @agent.task
@@ -21,6 +22,8 @@ async def work(task: Task) -> Result:
             await asyncio.sleep(0)
             one.used(input=asked["tokens"] - 10, output=10, model="claude-sonnet-4-5")
 
+    while asked.get("after") and not Path(asked["after"]).exists():
+        await asyncio.sleep(0.02)
     before = task.notes.get("attempts", [])
     await task.note("attempts", [*before, task.run])
     if task.attempt == 1 and asked.get("dies"):
