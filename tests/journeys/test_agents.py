@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -60,8 +61,10 @@ def test_an_agent_that_dies_is_lost_its_work_is_taken_over_and_it_comes_back(sta
     assert agent(stage, "della")["status"] == "here"
     dying.kill()
     dying.wait()
+    killed = datetime.now(UTC)
     lost = stage.seen(lambda event: is_a(event, "agent.lost", agent="della"), seconds=4 * LEASE_SECONDS)
     assert lost["actor"] == "clock/agent"
+    assert (datetime.fromisoformat(lost["time"]) - killed).total_seconds() < 2 * LEASE_SECONDS, "it took too long"
     stage.until(lambda: waits(stage, workflow) == ["a slot: no agent of role dying is there"], "it waits on a slot")
     stage.agent("worker", "dying", "della")
     stage.seen(lambda event: is_a(event, "agent.returned", agent="della"), after=int(lost["sequence"]))

@@ -80,6 +80,25 @@ def test_when_the_deepest_branch_did_not_mend_it_a_person_is_asked_and_what_they
     assert len(events(stage, workflow, "task.branched")) == 2, "branches stay counted"
 
 
+def test_a_person_gives_it_to_another_role_and_then_takes_what_there_is(stage: System) -> None:
+    plan = judged("taken", "false", max_attempts=1)
+    plan["tasks"].append({"id": "b", "dependencies": ["a"]})
+    workflow = stage.submit(plan)
+    first = stage.seen(lambda event: is_a(event, "ask.opened", ask="ask-1"), workflow=workflow)["data"]
+    stage.client.answer(workflow, "ask-1", choice="reassign", shown=first["shown"], role="debugger")
+    second = stage.seen(lambda event: is_a(event, "ask.opened", ask="ask-2"), workflow=workflow)["data"]
+    assert second["content"]["result"]["commit"] != first["content"]["result"]["commit"]
+    stage.client.answer(workflow, "ask-2", choice="accept", shown=second["shown"], because="good enough")
+    assert stage.finished(workflow) == "completed"
+    assert [it["agent"] for it in events(stage, workflow, "task.reported")] == ["cora", "dora"]
+    assert not any(it["passed"] for it in events(stage, workflow, "task.verified"))
+    a, b = events(stage, workflow, "task.completed")
+    assert (a["task"], a["result"]["commit"]) == ("a", second["content"]["result"]["commit"])
+    assert b["result"]["data"]["told"]["found"] == ["a"], "what depends on it is built on what was taken"
+    answers = [(it["choice"], it.get("because"), bool(it["by"])) for it in events(stage, workflow, "ask.answered")]
+    assert answers == [("reassign", None, True), ("accept", "good enough", True)], "who waived the evidence is recorded"
+
+
 def test_a_receipt_says_what_ran_the_tests(stage: System) -> None:
     workflow = stage.submit(judged("runtime", "true"))
     assert stage.finished(workflow) == "completed"

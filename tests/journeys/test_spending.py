@@ -76,12 +76,14 @@ def test_a_person_gives_more_and_it_goes_on(stage: System) -> None:
     assert taken(stage, workflow) <= 2_000
 
 
-def test_what_was_noted_outlives_the_agent_and_every_attempt_says_what_it_used(stage: System) -> None:
+def test_what_was_noted_outlives_agent_and_server_and_every_attempt_says_what_it_used(stage: System) -> None:
     flag = stage.folder / "died"
     inputs = {"tokens": 100, "calls": 2, "dies": str(flag)}
     stage.agent("spender", "noter", "nan")
     workflow = stage.submit(plan("noter", inputs=inputs))
     stage.until(flag.exists, "the agent is dead")
+    stage.kill()
+    stage.start()
     stage.agent("spender", "noter", "ned")
     assert stage.finished(workflow) == "completed"
     done = stage.seen(lambda event: is_a(event, "task.completed"), workflow=workflow)
