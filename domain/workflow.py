@@ -58,6 +58,9 @@ from domain.plan import Task
 from domain.shape import misfit
 from domain.state import Run, TaskState, Workflow, evolve, next_run
 
+CLOCKS_SECONDS = 1.0
+"""An agent that ends its run in time counts from when it began, which is known here a moment later."""
+
 MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
 """What a second run of the same tests can turn out to be nothing but chance."""
 
@@ -191,7 +194,10 @@ def _report(state: Workflow, command: Report) -> list[WorkflowEvent]:
                 )
             then.accept(task, result, run.id, command.agent, used=used)
         case ReportFailed(failure=failure):
-            if failure.type == "budget" and not run.short:  # it is not for agents to say
+            over = command.now - run.began > run.allowed - CLOCKS_SECONDS
+            if failure.type == "timeout" and over and _cut_short(task, run):
+                failure = Failure("budget", f"{failure.message}, its part of the budget", failure.detail)
+            elif failure.type == "budget" and not run.short:  # it is not for agents to say
                 failure = Failure("agent_error", f"(budget) {failure.message}", failure.detail)
             then.attempt_failed(task, run, failure, command.agent, spent=command.spent)
         case ReportAsked():
@@ -207,6 +213,11 @@ def _report(state: Workflow, command: Report) -> list[WorkflowEvent]:
         case ReportNoted(key=key, value=value) if key not in task.notes or task.notes[key] != value:
             then.events.append(TaskNoted(task=command.task, run=run.id, key=key, value=value))
     return then.events
+
+
+def _cut_short(task: TaskState, run: Run) -> bool:
+    """Whether the budget left the run less time than the plan gives it."""
+    return run.allowed < seconds_allowed(task.spec, run.purpose)
 
 
 def _unfit(spec: Task, result: Result) -> str:
@@ -293,7 +304,7 @@ def _expire(
             then.attempt_failed(task, run, Failure("agent_lost", message), run.agent)
         case ExpireRun() if run.agent is not None:
             message = f"run {run.id} took longer than {run.allowed:g} s"
-            short = run.allowed < seconds_allowed(task.spec, run.purpose)
+            short = _cut_short(task, run)
             failure = Failure("budget", f"{message}, its part of the budget") if short else Failure("timeout", message)
             then.attempt_failed(task, run, failure, run.agent)
     return then.events

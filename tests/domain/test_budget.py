@@ -230,6 +230,17 @@ def test_an_attempt_that_reaches_the_end_of_its_working_time_is_ended_and_a_pers
     )
 
 
+def test_an_agent_that_says_so_itself_is_ended_by_the_budget_too_and_one_that_gave_up_before_is_not() -> None:
+    story = given(within(Task("a", budget=Budget(seconds=60.0))), started("a/1", 1))
+    late = msgspec.structs.replace(failed("a/1", 1, "timeout"), now=NOW + 59.9)
+    story.when(late).then(
+        An(AttemptFailed, failure=Failure("budget", "it broke, its part of the budget")), An(AskOpened, kind="budget")
+    )
+    story = given(within(Task("a", budget=Budget(seconds=60.0))), started("a/1", 1))
+    early = msgspec.structs.replace(failed("a/1", 1, "timeout"), now=NOW + 30)
+    story.when(early).then(An(AttemptFailed, failure=Failure("timeout", "it broke")), An(RetryScheduled))
+
+
 def test_working_time_that_is_left_over_is_there_for_the_next_attempt() -> None:
     story = given(within(Task("a", budget=Budget(seconds=60.0))), started("a/1", 1))
     story.when(ExpireLease(now=NOW + 40, task="a", token=1)).then(An(AttemptFailed), An(RetryScheduled))
