@@ -94,3 +94,26 @@ def test_what_was_noted_outlives_agent_and_server_and_every_attempt_says_what_it
     assert (well["input_total"], well["output"], well["cost_source"]) == (180, 20, "computed")
     assert detail["usage"]["workflow"]["attempts"] == 2 and detail["usage"]["workflow"]["tokens_known"] == 1
     assert "1 of 2 attempts known" in stage.cairn("show", workflow)
+
+
+def test_numbers_that_come_late_are_taken_in_and_say_what_was(stage: System) -> None:
+    stage.agent("spender", "late", "lea")
+    workflow = stage.submit(plan("late", inputs={"tokens": 100, "calls": 1, "late": 1_000}))
+    assert stage.finished(workflow) == "completed"
+    corrected = stage.seen(lambda event: is_a(event, "usage.corrected"), workflow=workflow)
+    [attempt] = stage.client.workflow(workflow, int(corrected["sequence"]))["attempts"]
+    assert attempt["usage"]["input_total"] == 90 + 1_000 and attempt["usage"]["output"] == 10
+    [done] = data(stage, workflow, "task.completed")
+    assert corrected["data"]["run"] == done["run"], "what was recorded of the run is as it was"
+    assert corrected["data"]["was"]["input_total"] == 90
+
+
+def test_who_works_longer_than_the_budget_has_time_for_is_ended(stage: System) -> None:
+    stage.agent("odd", "slow", "sol")
+    workflow = stage.submit(plan("slow", inputs={"does": "hang"}, budget={"seconds": 0.5}))
+    ask = stage.seen(lambda event: is_a(event, "ask.opened"), workflow=workflow)["data"]
+    assert ask["kind"] == "budget" and ask["content"]["raise"] == {"task/burn": {"seconds": 0.5}}
+    [ended] = data(stage, workflow, "task.attempt_failed")
+    assert ended["failure"]["type"] == "budget" and ended["usage"]["seconds"] > 0.4
+    stage.client.answer(workflow, ask["ask"], choice="fail", shown=ask["shown"])
+    assert stage.finished(workflow) == "failed"

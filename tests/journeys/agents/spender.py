@@ -1,6 +1,6 @@
 """An agent that calls a model over and over, `together` calls at once and `calls` in all, each of at most `tokens`:
 `spender.py ROLE NAME [CAPACITY]`. It writes what it has learned into its scratchpad, and says what it has used. It begins
-once the file `after` exists, if its task names one."""
+once the file `after` exists, if its task names one, and hears of `late` tokens only when it is done."""
 
 import asyncio
 import os
@@ -32,6 +32,8 @@ async def work(task: Task) -> Result:
     async with asyncio.TaskGroup() as group:
         for _ in range(asked["calls"]):
             group.create_task(call())
+    if late := asked.get("late"):
+        asyncio.get_running_loop().call_later(0.5, lambda: task.used(input=late, output=0, model="claude-sonnet-4-5"))
     return Result(summary="enough", data=task.notes)
 
 
