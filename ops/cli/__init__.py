@@ -31,6 +31,7 @@ COMMANDS = {
     "queue": "who waits for a place, a slot or a resource, and who has it",
     "agent": "an agent of one role: any program, the tester, or a script",
     "agents": "who works here; drain one, or let one in from elsewhere",
+    "letters": "what came from agents and could not be read, and why",
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",
     "archive": "move closed parts of the ledger into compressed files; they stay readable",

@@ -2,6 +2,7 @@
 another agent does them; the system goes on, and nothing is believed that was not tested."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -190,6 +191,11 @@ def test_garbage_in_the_inbox_is_kept_as_a_dead_letter_and_holds_nothing_up(stag
     stage.agent("odd", "honest", "hal")
     assert stage.finished(stage.submit(odd("honest", "well"))) == "completed"
     assert set(GARBAGE.values()) <= asyncio.run(_buried(stage))
+    letters = json.loads(stage.cairn("letters", "-o", "json"))
+    assert len(letters) >= len(GARBAGE) and all(letter["why"] for letter in letters)
+    assert {len(body) for body in GARBAGE.values()} <= {letter["bytes"] for letter in letters}
+    head, newest = stage.cairn("letters", "--limit", "1").splitlines()
+    assert head.split() == ["LETTER", "TIME", "BYTES", "WHY", "BEGINS"] and str(letters[-1]["letter"]) in newest
     assert asyncio.run(_pending(stage)) == 0
 
 
