@@ -73,6 +73,17 @@ def test_tests_and_attempts_can_be_given_to_a_task_that_waits_for_its_next_attem
     story.when(completed("a/2", 2)).then(An(TaskStarted), An(TaskReported), An(TaskDispatched, purpose="verify"))
 
 
+def test_a_task_that_is_given_to_another_role_needs_nothing_besides_there_unless_it_is_said() -> None:
+    story = given(start(A, Task("b", dependencies=("a",), capabilities=("gpu",))))
+    story.when(edit("b", title="B")).then(
+        An(TaskEdited, spec=Task("b", "B", dependencies=("a",), capabilities=("gpu",)))
+    )
+    story.when(edit("b", agent_role="writer")).then(
+        An(TaskEdited, spec=Task("b", "B", agent_role="writer", dependencies=("a",)))
+    )
+    story.when(edit("b", agent_role="writer")).then()
+
+
 def test_a_task_is_not_edited_while_it_is_under_way() -> None:
     given(start(A), started("a/1", 1)).when(edit("a", description="x")).refused(
         Refused, r"task a is running and cannot be edited: it is under way \(a/1\)"
