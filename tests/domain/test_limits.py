@@ -6,7 +6,7 @@ import msgspec
 from spec import NOBODY, NOW, TESTS, An, completed, failed, given, red, retry, start, started, too_late, verified
 
 from domain.clock import Clock
-from domain.commands import Cancel, ExpireTask, ExpireWorkflow, Pause, Restore, Resume, StartWorkflow
+from domain.commands import Admit, Cancel, ExpireTask, ExpireWorkflow, Pause, Restore, Resume, StartWorkflow
 from domain.events import (
     AskAnswered,
     AskExpired,
@@ -99,6 +99,14 @@ def test_a_pause_while_a_person_is_asked_counts_once() -> None:
 def test_the_time_begins_anew_when_the_ledger_is_restored() -> None:
     story = given(begun(Task("a")), Restore(now=NOW + 5000, skipped=10))
     assert story.state.clock.due == NOW + 5100
+
+
+def test_a_workflow_that_waits_for_its_place_has_no_time_yet_when_the_ledger_is_restored() -> None:
+    queued = msgspec.structs.replace(begun(Task("a")), queued=True)
+    story = given(queued, Restore(now=NOW + 5000, skipped=10))
+    assert story.state.clock.due is None
+    story = given(queued, Restore(now=NOW + 5000, skipped=10), Admit(now=NOW + 9000))
+    assert story.state.clock.due == NOW + 9100
 
 
 def test_an_ask_that_is_void_stops_no_clock() -> None:
