@@ -51,6 +51,7 @@ from domain.state import (
     bases,
     is_lost,
     next_run,
+    root,
     waiting,
 )
 from domain.usage import Spent, Usage, usage
@@ -492,7 +493,9 @@ class Consequences:
         return tuple(dict.fromkeys(tip for tips in needs for tip in tips))
 
     def _expires(self, task: TaskState) -> float | None:
-        """When its time is over. Who has it done again after that, a person, gives it all of the time anew."""
+        """When its time is over. Who has it done again after that, a person, gives it all of the time anew. A branch has
+        the time of the task that it mends."""
+        task = root(self.state, task)
         if task.spec.total_seconds is None or task.expires is not None:
             return task.expires
         return self.now + (task.left if task.left is not None and task.left > 0 else task.spec.total_seconds)
