@@ -354,6 +354,8 @@ def _refuse(state: Workflow, task: TaskState, command: Act) -> NoReturn:
         case "pending":
             needs = [need for need in task.spec.dependencies if state.tasks[need].status not in PASSED]
             why = f"it waits for {', '.join(needs)}" if needs else "it is about to be dispatched"
+        case "queued":
+            why = "it waits for a slot: wait until it has had it, or cancel or skip it"
         case "waiting":
             why = f"it waits for a person: answer {task.ask} first"
         case "branched":

@@ -5,7 +5,18 @@ from typing import Any
 from spec import NOW, TESTS, An, completed, failed, given, green, red, retry, start, started, verified
 
 from domain.acts import TASK_BYTES, InvalidTasks
-from domain.commands import Act, AddTasks, Cancel, EditTask, Pause, Prioritise, Resume, SplitTask, StartWorkflow
+from domain.commands import (
+    Act,
+    AddTasks,
+    Cancel,
+    EditTask,
+    Pause,
+    Prioritise,
+    Resume,
+    RetryNow,
+    SplitTask,
+    StartWorkflow,
+)
 from domain.errors import Conflict, Refused
 from domain.events import (
     AskAnswered,
@@ -92,6 +103,12 @@ def test_a_task_is_not_edited_while_it_is_under_way() -> None:
         edit("a", description="x")
     ).refused(Refused, "answer ask-1 first")
     given(start(A, B), completed("a/1", 1)).when(edit("a", description="x")).refused(Refused, "task a is completed")
+
+
+def test_of_a_task_that_waits_for_a_slot_nobody_says_that_it_is_under_way() -> None:
+    story = given(start(Task("a", resources=("repo:x",))))
+    for act in (edit("a", title="A"), split("a", B), by_pat(RetryNow, task="a")):
+        story.when(act).refused(Refused, r"a is queued and cannot be .*: it waits for a slot")
 
 
 def test_what_a_person_is_to_approve_can_be_edited_and_is_asked_for_anew() -> None:
