@@ -137,7 +137,7 @@ class Consequences:
 
     def _gather(self, task: TaskState) -> None:
         """What a group waited for is its result; that the parts fit together its tests have to show."""
-        result, run = Result("its parts are done"), _parts(task)
+        result, run = Result("its parts are done"), self._parts(task)
         tests = task.spec.acceptance_criteria.tests
         if tests or "before_completion" in task.spec.approval:
             self.events.append(TaskReported(task=task.spec.id, run=run, agent="", result=result))
@@ -145,6 +145,12 @@ class Consequences:
             self.verify(task, result, "")
         else:
             self.accept(task, result, run, "")
+
+    def _parts(self, task: TaskState) -> str:
+        """What stands for a run where there was none: a group's result is what its parts have done. After a first one,
+        of more parts or when a person had it done again, something was dispatched or asked: their number names it."""
+        name = f"{task.spec.id}/parts"
+        return f"{name}.{self._tokens + self._asks}" if task.made else name
 
     def _offer(
         self, task: TaskState, run: str, attempt: int, start: tuple[str, ...], debug: Debug | None = None
@@ -513,11 +519,6 @@ class Consequences:
         """What a run has used that ends now, or that goes on: what its agent says now, or has said before."""
         known = spent or (run.usage and run.usage.told)
         return usage(known, self.now - run.began, self.state.prices)
-
-
-def _parts(task: TaskState) -> str:
-    """What stands for a run where there was none: a group's result is what its parts have done."""
-    return f"{task.spec.id}/parts"
 
 
 def seconds_allowed(spec: Task, purpose: Purpose) -> float:

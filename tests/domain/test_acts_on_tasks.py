@@ -288,3 +288,12 @@ def test_a_chain_of_groups_of_any_length_completes_at_once() -> None:
 def test_a_cancel_of_one_part_ends_the_whole() -> None:
     story = given(start(A, B), by_pat(Pause), by_pat(Cancel, task="b"), by_pat(Resume), completed("a/1", 1))
     assert story.state.status == "failed"
+
+
+def test_a_group_that_is_split_after_its_tests_have_failed_has_a_second_result_of_its_own() -> None:
+    group = Task("g", dependencies=("a",), group=True, acceptance_criteria=TESTS)
+    story = given(start(A, group), completed("a/1", 1), verified("g/verify.1", 2, *red()), split("g", B))
+    story.when(completed("b/1", 3)).then(
+        An(TaskStarted), An(TaskCompleted, "b"), An(TaskReported, "g", run="g/parts.3"),
+        An(TaskDispatched, "g", run="g/verify.2", purpose="verify"),
+    )  # fmt: skip
