@@ -195,7 +195,8 @@ def _edit(state: Workflow, command: EditTask) -> list[WorkflowEvent]:
     task = _task(state, command.task)
     if other := next((name for name in command.changes if name not in EDITABLE), None):
         raise InvalidTasks([Problem(f"/changes/{other}", "it cannot be edited", f"these can: {', '.join(EDITABLE)}")])
-    changed = msgspec.to_builtins(task.spec) | command.changes
+    other_role = command.changes.get("agent_role", task.spec.agent_role) != task.spec.agent_role
+    changed = msgspec.to_builtins(task.spec) | ({"capabilities": []} if other_role else {}) | command.changes
     _own(task, command)
     [spec] = _checked(state, [changed], "/changes")
     if spec == task.spec:
@@ -353,6 +354,8 @@ def _refuse(state: Workflow, task: TaskState, command: Act) -> NoReturn:
         case "pending":
             needs = [need for need in task.spec.dependencies if state.tasks[need].status not in PASSED]
             why = f"it waits for {', '.join(needs)}" if needs else "it is about to be dispatched"
+        case "queued":
+            why = "it waits for a slot: wait until it has had it, or cancel or skip it"
         case "waiting":
             why = f"it waits for a person: answer {task.ask} first"
         case "branched":

@@ -64,7 +64,7 @@ def _followed(state: Workflow, ask: Ask, said: AskAnswered | AskExpired, now: fl
 
 
 def edited(spec: Task, edit: Edit | None, role: str | None) -> Task:
-    """The task as it is to be done from now on."""
+    """The task as it is to be done from now on. Somebody of another role needs no capabilities besides."""
     edit = edit or Edit()
     tests = spec.acceptance_criteria if edit.tests is None else AcceptanceCriteria(edit.tests)
     return msgspec.structs.replace(
@@ -73,6 +73,7 @@ def edited(spec: Task, edit: Edit | None, role: str | None) -> Task:
         inputs=spec.inputs if edit.inputs is None else edit.inputs,
         acceptance_criteria=tests,
         agent_role=role or spec.agent_role,
+        capabilities=spec.capabilities if role in (None, spec.agent_role) else (),
     )
 
 

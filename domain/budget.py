@@ -106,12 +106,12 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Books(msgspec.Struct):
-    """`scopes` and `holds` by task, `counted` by run that has ended, `raises` by ask: what its approval adds."""
+    """`scopes` and `holds` by task, `counted` by run that has ended, with where; `raises` by ask: what it adds."""
 
     accounts: dict[str, Account]
     scopes: dict[str, tuple[str, ...]] = {}
     holds: dict[str, Hold] = {}
-    counted: dict[str, Amount] = {}
+    counted: dict[str, tuple[Amount, tuple[str, ...]]] = {}
     raises: dict[str, dict[str, Budget]] = {}
 
     def copy(self) -> "Books":
@@ -216,12 +216,12 @@ def book(books: Books, event: WorkflowEvent) -> None:
             spent = Amount(reserved.tokens if tokens is None else tokens, reserved.usd if usd is None else usd)
             calls = {name: amount for name, amount in hold.calls.items() if name != call}
             _hold(books, task, replace(hold, calls=calls, used=hold.used + spent))
-        case UsageCorrected(task=task, run=run, now=now) if run in books.counted:
-            was = books.counted[run]
+        case UsageCorrected(run=run, now=now) if run in books.counted:
+            was, scopes = books.counted[run]
             counted = Amount(was.tokens if now.tokens is None else now.tokens,
                              was.usd if now.cost_usd is None else now.cost_usd, was.seconds)  # fmt: skip
-            books.counted = {**books.counted, run: counted}
-            for scope, one in books.of(task).items():
+            books.counted = {**books.counted, run: (counted, scopes)}
+            for scope, one in [(scope, books.accounts[scope]) for scope in scopes]:  # the task may have changed roles
                 books.accounts[scope] = replace(one, used=one.used + counted - was)
         case TaskBranched(task=task, branch=branch):
             _join(books, branch.id, branch.agent_role, _above(books, task))
@@ -282,7 +282,7 @@ def _settle(books: Books, task: str, usage: Usage) -> None:
         unknown.usd if usage.cost_usd is None else max(usage.cost_usd, hold.used.usd),
         usage.seconds,
     )
-    books.counted = {**books.counted, hold.run: spent}
+    books.counted = {**books.counted, hold.run: (spent, books.scopes.get(task, ()))}
     _release(books, task, spent)
 
 

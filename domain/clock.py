@@ -48,11 +48,16 @@ class Clock(msgspec.Struct):
         """The whole time from now on."""
         self.spent, self.since = 0.0, None if self.halts else at
 
+    def again(self, at: float) -> None:
+        """The whole time anew, if any of it was counted: one that waits for its place has not begun."""
+        if self.since is not None or self.halts:
+            self.begin(at)
+
 
 _MOVES: dict[type[Event], Callable[[Clock, float], None]] = {
     WorkflowStarted: Clock.begin,
     WorkflowAdmitted: Clock.begin,
-    WorkflowRestored: Clock.begin,
+    WorkflowRestored: Clock.again,
     AskOpened: Clock.halt,
     WorkflowPaused: Clock.halt,
     AskAnswered: Clock.go,

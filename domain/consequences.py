@@ -51,6 +51,7 @@ from domain.state import (
     bases,
     is_lost,
     next_run,
+    root,
     waiting,
 )
 from domain.usage import Spent, Usage, usage
@@ -136,7 +137,7 @@ class Consequences:
 
     def _gather(self, task: TaskState) -> None:
         """What a group waited for is its result; that the parts fit together its tests have to show."""
-        result, run = Result("its parts are done"), _parts(task)
+        result, run = Result("its parts are done"), self._parts(task)
         tests = task.spec.acceptance_criteria.tests
         if tests or "before_completion" in task.spec.approval:
             self.events.append(TaskReported(task=task.spec.id, run=run, agent="", result=result))
@@ -144,6 +145,12 @@ class Consequences:
             self.verify(task, result, "")
         else:
             self.accept(task, result, run, "")
+
+    def _parts(self, task: TaskState) -> str:
+        """What stands for a run where there was none: a group's result is what its parts have done. After a first one,
+        of more parts or when a person had it done again, something was dispatched or asked: their number names it."""
+        name = f"{task.spec.id}/parts"
+        return f"{name}.{self._tokens + self._asks}" if task.made else name
 
     def _offer(
         self, task: TaskState, run: str, attempt: int, start: tuple[str, ...], debug: Debug | None = None
@@ -492,7 +499,9 @@ class Consequences:
         return tuple(dict.fromkeys(tip for tips in needs for tip in tips))
 
     def _expires(self, task: TaskState) -> float | None:
-        """When its time is over. Who has it done again after that, a person, gives it all of the time anew."""
+        """When its time is over. Who has it done again after that, a person, gives it all of the time anew. A branch has
+        the time of the task that it mends."""
+        task = root(self.state, task)
         if task.spec.total_seconds is None or task.expires is not None:
             return task.expires
         return self.now + (task.left if task.left is not None and task.left > 0 else task.spec.total_seconds)
@@ -510,11 +519,6 @@ class Consequences:
         """What a run has used that ends now, or that goes on: what its agent says now, or has said before."""
         known = spent or (run.usage and run.usage.told)
         return usage(known, self.now - run.began, self.state.prices)
-
-
-def _parts(task: TaskState) -> str:
-    """What stands for a run where there was none: a group's result is what its parts have done."""
-    return f"{task.spec.id}/parts"
 
 
 def seconds_allowed(spec: Task, purpose: Purpose) -> float:

@@ -243,7 +243,9 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             else:
                 task.status = "verifying"
             task.attempt = attempt
-            task.held, task.begun, task.expires = False, True, event.expires
+            task.held, task.begun = False, True
+            if not task.depth or event.expires is not None:
+                root(state, task).expires = event.expires
             state.tokens = token
         case TaskQueued(task=name):
             task = state.tasks[name]
@@ -311,7 +313,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
         case TaskHeld(task=name, at=at):
             task = state.tasks[name]
             task.status, task.held = "pending", True
-            _stand_still(task, at)
+            _stand_still(root(state, task), at)
         case TaskExcused(task=name, usage=usage):
             task = state.tasks[name]
             _end(task, usage)
@@ -350,7 +352,7 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             task.status, task.ask, task.held = "waiting", ask, False
             if event.kind == "escalation":  # not all that a person is asked about was an attempt's failure
                 task.failure = msgspec.convert(event.content["failure"], Failure)
-            _stand_still(task, at)
+            _stand_still(root(state, task), at)
         case AskAnswered(ask=ask, task=name, by=by):
             settle(state.tasks[name], state.asks[ask], event)
             state.asks[ask].state, state.asks[ask].answered_by = "answered", by
@@ -437,6 +439,11 @@ def waiting(state: Workflow, branch: TaskState) -> TaskState:
         if above.status not in CLOSED:
             break
     return above
+
+
+def root(state: Workflow, task: TaskState) -> TaskState:
+    """The task of the plan that a branch mends, directly or not; of a task of the plan itself."""
+    return state.tasks[task.spec.id.partition(".")[0]] if task.depth else task
 
 
 def bases(state: Workflow, task: TaskState) -> tuple[str, ...]:

@@ -126,8 +126,7 @@ class Acts:
         task = request.match_info["task"]
         name, recorded = await self._execute(request, EditTask(task=task, changes=asked.changes, **by))
         for event in _of(recorded, TaskEdited):
-            same = msgspec.convert(msgspec.to_builtins(event.spec) | asked.changes, Task) == event.spec
-            if not same or (event.task, event.reason) != (task, asked.reason):
+            if not _is_as(event.spec, asked.changes) or (event.task, event.reason) != (task, asked.reason):
                 raise requests.key_reused()
         return await self._answer(name, recorded, TaskEdited)
 
@@ -171,6 +170,14 @@ async def _asked(request: web.Request, kind: type[Body]) -> tuple[Body, dict[str
     requests.parameters(request)
     asked = await requests.body(request, kind)
     return asked, {"now": time.time(), "by": requests.actor(request), "reason": asked.reason}
+
+
+def _is_as(spec: Task, changes: dict[str, Any]) -> bool:
+    """Whether it is what these changes make of it; what makes no task of it was never done."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(spec) | changes, Task) == spec
+    except msgspec.ValidationError:
+        return False
 
 
 def _of(recorded: Sequence[Recorded], kind: type[Any]) -> list[Any]:

@@ -130,7 +130,8 @@ def _order(due: Due, now: float) -> Order:
         case "timeout":
             command = ExpireRun(now=now, task=due.task, token=token)
         case "retry":
-            command, about = Retry(now=now, task=due.task, attempt=due.attempt or 0), due.attempt
+            command = Retry(now=now, task=due.task, attempt=due.attempt or 0)
+            about = f"{due.attempt} at {due.due!r}"  # one that a person kept from beginning may be waited for again
         case "limit":
             command = ExpireTask(now=now, task=due.task) if due.task else ExpireWorkflow(now=now)
             about = due.due

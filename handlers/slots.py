@@ -2,11 +2,13 @@
 workflow or a task that needs some, the workflow of what was granted to it, the queue again of whatever ended.
 
 Every command's id is made of the event that it follows from, so a repeat after a crash, or by another server, is
-harmless; the cursor is kept after the effect. A plan without limits and resources costs nothing here.
+harmless; the cursor is kept after the effect. What follows from an event depends on the claims that were open then, so
+these are what they were at the cursor whenever it is read on from there. A plan without limits and resources costs nothing here.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -82,13 +84,11 @@ class Slots:
         """Claims that are not freed, by workflow and task."""
 
     async def open(self) -> None:
-        """Takes up what was claimed before: grants it under today's limits, and frees what nobody holds any more."""
+        """Of what was claimed before, grants it under today's limits, and frees what nobody holds any more."""
         queue = await self._executor.state(self._ledger.tenant, QUEUE)
         told = [self._tell(f"{time.time_ns()}/limits", Regrant(now=self._now(), limits=self._limits))]
         for claim in [standing.claim for standing in queue.claims.values()]:
-            if _is_wanted(claim, await self._executor.state(claim.workflow, WORKFLOW)):
-                self._open.setdefault(claim.workflow, {})[claim.task] = claim
-            else:
+            if not _is_wanted(claim, await self._executor.state(claim.workflow, WORKFLOW)):
                 told.append(self._tell(f"{claim.id}/{time.time_ns()}/gone", self._free(claim)))
         if queue.claims:
             await self._send(told)
@@ -120,6 +120,7 @@ class Slots:
 
     async def _follow(self) -> None:
         saved = await self._cursor.load()
+        await self._take_up(saved)
         async for batch in self._ledger.follow(saved):
             told = [one for recorded in batch for one in self._follows(recorded)]
             self._tell_valve(batch)
@@ -127,6 +128,15 @@ class Slots:
                 await self._send(told)
                 saved = batch[-1].position
                 await self._cursor.save(saved)
+
+    async def _take_up(self, position: int) -> None:
+        """The claims that were open at this position, of the workflows that have any now."""
+        queue = await self._executor.state(self._ledger.tenant, QUEUE, self._valve.version)
+        self._open = {}
+        for workflow in {standing.claim.workflow for standing in queue.claims.values()}:
+            for recorded in await self._ledger.read_stream(WORKFLOW.prefix + workflow):
+                if recorded.position <= position:
+                    deque(self._follows(recorded), maxlen=0)  # what it led to was told then
 
     def _tell_valve(self, batch: Iterable[Recorded]) -> None:
         for recorded in batch:

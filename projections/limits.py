@@ -83,11 +83,14 @@ class Limits:
         """The limits that an event changed."""
         event, changed = recorded.event, list[tuple[str, str]]()
         if isinstance(event, TaskDispatched) and event.expires is not None:
-            self._tasks[workflow, event.task] = event.expires
-            changed.append((workflow, event.task))
+            key = workflow, event.task.partition(".")[0]
+            self._tasks[key] = event.expires
+            changed.append(key)
         elif self._tasks and isinstance(event, STANDING_STILL):
-            if self._tasks.pop((workflow, event.task), None) is not None:
-                changed.append((workflow, event.task))
+            mended, branch, _ = event.task.partition(".")
+            counts = branch and not isinstance(event, WAITING)
+            if not counts and self._tasks.pop((workflow, mended), None) is not None:
+                changed.append((workflow, mended))
         elif isinstance(event, WorkflowStarted) and event.plan.timeout_seconds is not None:
             clocks[workflow] = Clock(event.plan.timeout_seconds)
             changed.append((workflow, ""))
@@ -103,3 +106,5 @@ STANDING_STILL = (
     AskOpened, TaskHeld, TaskEdited, TaskDispatched, TaskCompleted, TaskFailed, TaskSkipped, TaskCancelled, TaskExcused,
 )  # fmt: skip
 """Events of a task whose time does not count until it is dispatched again, if ever."""
+WAITING = (AskOpened, TaskHeld)
+"""Those after which the time of the task that a branch mends does not count either, until the branch is dispatched."""

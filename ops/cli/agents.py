@@ -4,6 +4,7 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ops.cli.acts import Because
 from ops.cli.place import HERE, Place
 from ops.cli.rows import Output, emit, json_line
 from ops.cli.stop import USAGE, Stop
@@ -19,7 +20,7 @@ def command(
     *,
     role: str | None = None,
     capability: list[str] | None = None,
-    reason: str = "",
+    because: Because = "",
     output: Output = "table",
     place: Place = HERE,
 ) -> None:
@@ -36,8 +37,8 @@ def command(
         With admit: what it does.
     capability
         With admit: what it has besides, up to four.
-    reason
-        With drain: recorded with it.
+    because
+        With drain: the reason; it is recorded.
     """
     if (act == "list") != (name is None):
         raise Stop(
@@ -50,7 +51,7 @@ def command(
     if name is None:
         emit(client.agents(), output, SHOWN, cells)
     elif role is None:
-        client.drain(name, reason)
+        client.drain(name, because)
         print(json_line({"agent": name}) if output != "table" else clean(f"{name} takes no more work"))
     else:
         told = client.admit(name, role, capability or ())

@@ -5,7 +5,18 @@ from typing import Any
 from spec import NOW, TESTS, An, completed, failed, given, green, red, retry, start, started, verified
 
 from domain.acts import TASK_BYTES, InvalidTasks
-from domain.commands import Act, AddTasks, Cancel, EditTask, Pause, Prioritise, Resume, SplitTask, StartWorkflow
+from domain.commands import (
+    Act,
+    AddTasks,
+    Cancel,
+    EditTask,
+    Pause,
+    Prioritise,
+    Resume,
+    RetryNow,
+    SplitTask,
+    StartWorkflow,
+)
 from domain.errors import Conflict, Refused
 from domain.events import (
     AskAnswered,
@@ -73,6 +84,17 @@ def test_tests_and_attempts_can_be_given_to_a_task_that_waits_for_its_next_attem
     story.when(completed("a/2", 2)).then(An(TaskStarted), An(TaskReported), An(TaskDispatched, purpose="verify"))
 
 
+def test_a_task_that_is_given_to_another_role_needs_nothing_besides_there_unless_it_is_said() -> None:
+    story = given(start(A, Task("b", dependencies=("a",), capabilities=("gpu",))))
+    story.when(edit("b", title="B")).then(
+        An(TaskEdited, spec=Task("b", "B", dependencies=("a",), capabilities=("gpu",)))
+    )
+    story.when(edit("b", agent_role="writer")).then(
+        An(TaskEdited, spec=Task("b", "B", agent_role="writer", dependencies=("a",)))
+    )
+    story.when(edit("b", agent_role="writer")).then()
+
+
 def test_a_task_is_not_edited_while_it_is_under_way() -> None:
     given(start(A), started("a/1", 1)).when(edit("a", description="x")).refused(
         Refused, r"task a is running and cannot be edited: it is under way \(a/1\)"
@@ -81,6 +103,12 @@ def test_a_task_is_not_edited_while_it_is_under_way() -> None:
         edit("a", description="x")
     ).refused(Refused, "answer ask-1 first")
     given(start(A, B), completed("a/1", 1)).when(edit("a", description="x")).refused(Refused, "task a is completed")
+
+
+def test_of_a_task_that_waits_for_a_slot_nobody_says_that_it_is_under_way() -> None:
+    story = given(start(Task("a", resources=("repo:x",))))
+    for act in (edit("a", title="A"), split("a", B), by_pat(RetryNow, task="a")):
+        story.when(act).refused(Refused, r"a is queued and cannot be .*: it waits for a slot")
 
 
 def test_what_a_person_is_to_approve_can_be_edited_and_is_asked_for_anew() -> None:
@@ -260,3 +288,12 @@ def test_a_chain_of_groups_of_any_length_completes_at_once() -> None:
 def test_a_cancel_of_one_part_ends_the_whole() -> None:
     story = given(start(A, B), by_pat(Pause), by_pat(Cancel, task="b"), by_pat(Resume), completed("a/1", 1))
     assert story.state.status == "failed"
+
+
+def test_a_group_that_is_split_after_its_tests_have_failed_has_a_second_result_of_its_own() -> None:
+    group = Task("g", dependencies=("a",), group=True, acceptance_criteria=TESTS)
+    story = given(start(A, group), completed("a/1", 1), verified("g/verify.1", 2, *red()), split("g", B))
+    story.when(completed("b/1", 3)).then(
+        An(TaskStarted), An(TaskCompleted, "b"), An(TaskReported, "g", run="g/parts.3"),
+        An(TaskDispatched, "g", run="g/verify.2", purpose="verify"),
+    )  # fmt: skip

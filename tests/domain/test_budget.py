@@ -35,7 +35,7 @@ from domain.events import (
     WorkflowFailed,
 )
 from domain.outcome import Failure, Result
-from domain.plan import Budget, Plan, Task
+from domain.plan import Budget, Plan, Route, Task
 from domain.state import Workflow, replay
 from domain.usage import Spent, Usage
 from domain.workflow import decide
@@ -123,6 +123,14 @@ def test_late_numbers_are_counted_too() -> None:
     assert books(story.state).accounts["workflow"].used.tokens == 500
     story.when(used(spent(20))).then(An(UsageCorrected))
     assert books(story.state).accounts["workflow"].used.tokens == 20
+
+
+def test_late_numbers_are_those_of_the_role_that_did_the_work() -> None:
+    roles = {"coder": Budget(tokens=1_000), "writer": Budget(tokens=1_000)}
+    routed = Task("a", failure_routing={"agent_error": Route("route", "writer")})
+    story = given(within(routed, **roles), failed("a/1", 1)).when(used(spent(20))).then(An(UsageCorrected))
+    accounts = books(story.state).accounts
+    assert (accounts["role/coder"].used.tokens, accounts["role/writer"].used.tokens) == (20, 0)
 
 
 def test_an_offer_that_is_made_again_reserves_nothing_more() -> None:

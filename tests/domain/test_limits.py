@@ -3,10 +3,10 @@
 from typing import Any
 
 import msgspec
-from spec import NOBODY, NOW, TESTS, An, completed, failed, given, red, retry, start, started, too_late, verified
+from spec import NOBODY, NOW, TESTS, An, asked, completed, failed, given, red, retry, start, started, too_late, verified
 
 from domain.clock import Clock
-from domain.commands import Cancel, ExpireTask, ExpireWorkflow, Pause, Restore, Resume, StartWorkflow
+from domain.commands import Admit, Cancel, ExpireTask, ExpireWorkflow, Pause, Restore, Resume, StartWorkflow
 from domain.events import (
     AskAnswered,
     AskExpired,
@@ -101,6 +101,14 @@ def test_the_time_begins_anew_when_the_ledger_is_restored() -> None:
     assert story.state.clock.due == NOW + 5100
 
 
+def test_a_workflow_that_waits_for_its_place_has_no_time_yet_when_the_ledger_is_restored() -> None:
+    queued = msgspec.structs.replace(begun(Task("a")), queued=True)
+    story = given(queued, Restore(now=NOW + 5000, skipped=10))
+    assert story.state.clock.due is None
+    story = given(queued, Restore(now=NOW + 5000, skipped=10), Admit(now=NOW + 9000))
+    assert story.state.clock.due == NOW + 9100
+
+
 def test_an_ask_that_is_void_stops_no_clock() -> None:
     story = given(begun(ASKS, Task("b")), Cancel(now=NOW + 30, by="pat", task="a"))
     assert story.state.clock.due == NOW + 130
@@ -166,6 +174,34 @@ def test_time_in_which_a_task_waits_for_a_person_or_a_slot_does_not_count() -> N
     held.when(Resume(now=NOW + 1000, by="pat")).then(
         An(WorkflowResumed, by="pat"), An(TaskDispatched, expires=NOW + 1035)
     )
+
+
+MENDED = Task(
+    "a", total_seconds=50.0, acceptance_criteria=TESTS, failure_routing={"test_failure": "debugger"}, max_attempts=9
+)
+
+
+def test_time_in_which_its_branch_waits_for_a_person_does_not_count_either() -> None:
+    history = begun(MENDED), completed("a/1", 1), verified("a/verify.1", 2, *red()), at(asked("a.fix1/1", 3), 20)
+    story = given(*history)
+    story.when(expired(1e6)).then()
+    story.when(at(story.answer("ask-1", "so"), 1000)).then(
+        An(AskAnswered), An(TaskDispatched, "a.fix1", expires=NOW + 1030)
+    )
+    story.when(expired(1029)).then()
+    story.when(expired(1030)).then(
+        An(TaskCancelled, "a.fix1", by="clock"), An(TaskFailed, "a"), An(WorkflowFailed)
+    )  # fmt: skip
+
+
+def test_time_in_which_its_branch_is_held_by_a_pause_does_not_count_either() -> None:
+    pause = Pause(now=NOW + 10, by="pat")
+    story = given(begun(MENDED), completed("a/1", 1), pause, at(verified("a/verify.1", 2, *red()), 20))
+    story.when(expired(1e6)).then()
+    story.when(Resume(now=NOW + 1000, by="pat")).then(
+        An(WorkflowResumed), An(TaskDispatched, "a.fix1", expires=NOW + 1030)
+    )
+    assert story.state.tasks["a"].expires == NOW + 1030
 
 
 def test_a_task_without_a_limit_never_expires() -> None:

@@ -230,6 +230,17 @@ def test_reassigned_another_role_does_it() -> None:
     )
 
 
+def test_reassigned_what_only_agents_of_the_former_role_have_is_not_needed() -> None:
+    story = exhausted(Task("a", max_attempts=1, capabilities=("gpu",)))
+    story.when(story.answer("ask-1", "reassign", role="writer")).then(
+        An(AskAnswered), An(TaskEdited), An(TaskDispatched, "a", role="writer", capabilities=())
+    )
+    story = exhausted(Task("a", max_attempts=1, capabilities=("gpu",)))
+    story.when(story.answer("ask-1", "retry")).then(
+        An(AskAnswered), An(TaskDispatched, "a", role="coder", capabilities=("gpu",))
+    )
+
+
 def test_failed_what_depends_on_it_is_skipped() -> None:
     story = exhausted(ONCE, AFTER_A)
     story.when(story.answer("ask-1", "fail")).then(

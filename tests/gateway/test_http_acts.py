@@ -79,6 +79,17 @@ async def test_a_key_of_another_act_is_refused(system: Served, session: aiohttp.
     assert await system.head() == head
 
 
+async def test_a_key_of_an_edit_is_refused_for_what_would_be_no_task(
+    system: Served, session: aiohttp.ClientSession
+) -> None:
+    await post(session, WORKFLOWS, {"plan": PLAN})
+    key = {"Idempotency-Key": "once"}
+    assert (await post(session, f"{DEMO}/tasks/b/edit", {"changes": {"max_attempts": 2}}, **key))[0] == 200
+    for changes in ({"max_attempts": "two"}, {"titel": "?"}, {"title": None}):
+        status, problem = await post(session, f"{DEMO}/tasks/b/edit", {"changes": changes}, **key)
+        assert (status, problem["code"]) == (422, "idempotency_key_reused"), changes
+
+
 async def test_a_backoff_is_cut_short(system: Served, session: aiohttp.ClientSession) -> None:
     await post(session, WORKFLOWS, {"plan": PLAN})
     status, problem = await post(session, f"{DEMO}/tasks/b/retry", {})

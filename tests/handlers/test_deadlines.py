@@ -8,8 +8,10 @@ import pytest
 from clockwork import Clockwork, clockwork
 
 from cairn.bus import Bus
+from domain.commands import Answer, ReportFailed
 from domain.consequences import OFFER_SECONDS
-from domain.plan import Retry, Task
+from domain.outcome import Failure
+from domain.plan import AcceptanceCriteria, Retry, Route, Task, Test
 from handlers.deadlines import Deadlines
 from handlers.execute import Executor
 from handlers.kinds import WORKFLOW
@@ -22,6 +24,11 @@ SECONDS = 20.0
 async def works(postgres_url: str, tenant: str, bus: Bus) -> AsyncIterator[Clockwork]:
     async with clockwork(postgres_url, tenant, bus) as works:
         yield works
+
+
+async def answer(works: Clockwork, ask: str, choice: str) -> None:
+    shown = (await works.executor.state("w", WORKFLOW)).asks[ask].shown
+    await works.do(Answer(now=works.clock(), ask=ask, shown=shown, choice=choice, by="pat"))
 
 
 async def test_an_offer_that_nobody_takes_is_made_again_under_a_new_token(works: Clockwork) -> None:
@@ -73,6 +80,23 @@ async def test_a_retry_comes_after_its_backoff(works: Clockwork) -> None:
     await works.fire(10.5)
     assert (await works.names()).count("TaskDispatched") == 2
     assert (await works.last("TaskDispatched")).attempt == 2
+
+
+async def test_a_retry_that_a_person_keeps_from_beginning_comes_again(works: Clockwork) -> None:
+    routes: dict[str, str | Route] = {"agent_error": Route("route", "writer"), "refused": Route("retry")}
+    task = Task("a", approval=("before_dispatch",), retry=Retry(5.0, jitter=0.0), failure_routing=routes,
+                acceptance_criteria=AcceptanceCriteria((Test("true"),)), max_attempts=9)  # fmt: skip
+    await works.start(task)
+    await answer(works, "ask-1", "approve")
+    await works.complete("a", "a/1", 1)
+    await works.do(ReportFailed(**works.report("a", "a/verify.1", 2, "tess"), failure=Failure("spec_mismatch", "no")))
+    await works.fire(6)
+    await works.fail("a", "a/2", 3)
+    for n, ahead in ((2, 20), (3, 40)):
+        await works.fire(ahead)
+        assert (await works.last("AskOpened")).ask == f"ask-{n}"
+        await answer(works, f"ask-{n}", "reject")
+    assert (await works.last("RetryScheduled")).attempt == 3
 
 
 async def test_an_ask_that_nobody_answers_takes_its_default_once(works: Clockwork) -> None:

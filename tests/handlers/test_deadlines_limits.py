@@ -7,7 +7,7 @@ import pytest
 from clockwork import Clockwork, clockwork
 
 from cairn.bus import Bus
-from domain.commands import Answer, Pause, Resume, StartWorkflow
+from domain.commands import Answer, Pause, ReportAsked, Resume, StartWorkflow
 from domain.plan import Plan, Task
 from handlers.kinds import WORKFLOW
 from tests.spec import NOBODY
@@ -73,6 +73,22 @@ async def test_a_task_whose_time_is_over_fails_between_two_attempts_too(works: C
     assert state.status == "failed"
     failure = state.tasks["a"].failure
     assert failure is not None and failure.type == "timeout" and "30 s in all" in failure.message
+    assert await limits(works) == []
+
+
+async def test_a_task_has_no_limit_while_its_branch_waits_and_has_what_is_left_of_it_after(works: Clockwork) -> None:
+    await begin(works, Task("a", total_seconds=30.0, failure_routing={"agent_error": "debugger"}), seconds=None)
+    await works.fail("a", "a/1", 1)
+    await works.do(ReportAsked(**works.report("a.fix1", "a.fix1/1", 2), question="Which?"))
+    assert await limits(works) == []
+    await works.fire(1_000.0)
+    ask = (await works.executor.state("w", WORKFLOW)).asks["ask-1"]
+    await works.do(Answer(now=works.clock(), ask="ask-1", shown=ask.shown, choice="this", by="pat"))
+    assert await limits(works) == [("a", False)]
+    await works.fire(1_029.0)
+    assert await status(works) == "running"
+    await works.fire(1_031.0)
+    assert await status(works) == "failed"
     assert await limits(works) == []
 
 

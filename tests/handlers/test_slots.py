@@ -11,10 +11,11 @@ import pytest
 
 from cairn.bus import Bus
 from domain.claims import Claim, Limits, PlaceClaim
-from domain.commands import Cancel, ReportCompleted, StartWorkflow
+from domain.commands import Cancel, Prioritise, ReportCompleted, ReportFailed, StartWorkflow
+from domain.commands import Retry as RetryTask
 from domain.errors import Full
-from domain.outcome import Result
-from domain.plan import Plan, Task
+from domain.outcome import Failure, Result
+from domain.plan import Plan, Retry, Task
 from handlers import execute
 from handlers.execute import Executor, Order
 from handlers.kinds import QUEUE, WORKFLOW
@@ -79,6 +80,11 @@ class Server:
                 await asyncio.sleep(0.02)
         return state
 
+    async def has_seen_all(self, name: str) -> None:
+        """What comes later is granted by now."""
+        await self.start(name, Task("a", resources=(f"only:{name}",)))
+        await self.until(name, lambda state: state.tasks["a"].run)
+
     async def claims(self) -> dict[str, bool]:
         queue = await Executor(self.ledger).state(self.ledger.tenant, QUEUE)
         return {id: standing.granted for id, standing in queue.claims.items()}
@@ -122,6 +128,39 @@ async def test_what_is_read_again_from_the_beginning_changes_nothing(ledger: Led
             await asyncio.sleep(0.02)
         assert (await ledger.head()).position == before
         await server.nothing_is_claimed()
+
+
+async def test_what_is_read_again_takes_nothing_from_those_who_wait_and_work_by_now(
+    ledger: Ledger, bus: Bus, cursor: Kept
+) -> None:
+    async with Server(ledger, bus, cursor, Limits()) as server:
+        for name in ("works", "waits"):
+            await server.start(name, Task("a", resources=("repo:x",), retry=Retry(0.0)))
+            await server.until(name, lambda state: state.tasks["a"].status in ("queued", "dispatched"))
+        run = (await server.until("works", lambda state: state.tasks["a"].run)).tasks["a"].run
+        failure = Failure("agent_error", "it broke")
+        who = {"task": "a", "run": run.id, "token": run.token, "agent": "ann"}
+        await server.do("waits", Cancel(now=time.time(), by="pat"))
+        await server.do("works", ReportFailed(now=time.time(), failure=failure, **who))
+        await server.do("works", RetryTask(now=time.time(), task="a", attempt=2))
+        await server.until("works", lambda state: state.tasks["a"].run)
+        await server.start("next", Task("a", resources=("repo:x",)))
+        await server.do("next", Prioritise(now=time.time(), by="pat", task="a", priority=5))
+        await server.until("next", lambda state: state.tasks["a"].spec.priority)
+        head = (await ledger.head()).position
+        await server.has_seen_all("first")
+    held = {"works/a/2": True, "next/a/1": False}
+    for behind in range(head):
+        again = Kept()
+        again.position = behind
+        async with Server(ledger, bus, again, Limits()) as server:
+            await server.has_seen_all(f"from-{behind}")
+            assert {id: granted for id, granted in (await server.claims()).items() if "from" not in id} == {
+                "first/a/1": True, **held
+            }, f"from {behind} on"  # fmt: skip
+    async with Server(ledger, bus, Kept(), Limits()) as server:
+        await server.work("works")
+        await server.work("next")
 
 
 async def test_a_claim_that_nobody_holds_any_more_is_freed_at_the_start(ledger: Ledger, bus: Bus, cursor: Kept) -> None:
