@@ -207,7 +207,9 @@ def _edit(state: Workflow, command: EditTask) -> list[WorkflowEvent]:
     if task.run or (task.status not in ("pending", "retrying") and not approval):
         _refuse(state, task, command)
     then = Consequences(state, command.now)
-    edited = TaskEdited(task=command.task, spec=spec, by=command.by, reason=command.reason)
+    goes_on = spec.total_seconds == task.spec.total_seconds and {*spec.dependencies} <= {*task.spec.dependencies}
+    expires = task.expires if goes_on else None
+    edited = TaskEdited(task=command.task, spec=spec, by=command.by, reason=command.reason, expires=expires)
     now = msgspec.structs.replace(task, spec=spec, ask=None)
     if asked is None or then.approval(now).shown == asked.shown:
         return [edited]

@@ -132,7 +132,7 @@ class Consequences:
         """Whether the next attempt has to wait for its slot; if so it claims it, under the priority the task has now."""
         spec, run = task.spec, next_run(task)
         if queues := bool(spec.resources) or spec.agent_role in self.state.limited_roles:
-            self.events.append(TaskQueued(spec.id, run, spec.agent_role, spec.resources, spec.priority))
+            self.events.append(TaskQueued(spec.id, run, spec.agent_role, spec.resources, spec.priority, self.now))
         return queues
 
     def _gather(self, task: TaskState) -> None:

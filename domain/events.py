@@ -82,6 +82,7 @@ class TaskQueued(Event, frozen=True, tag="task.queued"):
     role: str
     resources: tuple[str, ...] = ()
     priority: int = 0
+    at: float = 0.0
 
 
 class TaskDispatched(Event, frozen=True, tag="task.dispatched"):
@@ -302,12 +303,13 @@ class TaskExcused(Event, frozen=True, tag="task.excused"):
 
 
 class TaskEdited(Event, frozen=True, tag="task.edited"):
-    """From now on the task is `spec`."""
+    """From now on the task is `spec`. `expires` is its limit in time if that goes on to count."""
 
     task: str
     spec: Task
     by: str
     reason: str = ""
+    expires: float | None = None
 
 
 class TaskPrioritised(Event, frozen=True, tag="task.prioritised"):

@@ -247,9 +247,10 @@ def evolve(state: Workflow, event: WorkflowEvent) -> Workflow:
             if not task.depth or event.expires is not None:
                 root(state, task).expires = event.expires
             state.tokens = token
-        case TaskQueued(task=name):
+        case TaskQueued(task=name, at=at):
             task = state.tasks[name]
             task.status, task.held = "queued", False
+            _stand_still(root(state, task), at)
         case TaskStarted(task=name, agent=agent, lease_until=lease_until):
             task = state.tasks[name]
             if task.run:

@@ -117,7 +117,8 @@ async def workflow(connection: Connection, name: str) -> BoardDetail | None:
             if lack := lacks.get(task.task):
                 task.waiting_on = f"a slot: no agent of role {lack} is there"
                 continue
-            task.waiting_on = waiting_on(task, detail.tasks, attempts.get((task.task, task.run or "")))
+            attempt = attempts.get((task.task, task.run or ""))
+            task.waiting_on = waiting_on(task, detail.tasks, attempt, paused=detail.workflow.paused)
         if detail.workflow.status == "queued" or any(task.status == "queued" for task in detail.tasks):
             _tell_slots(detail, await claims.blocked(connection, name))
     return detail

@@ -18,6 +18,7 @@ from domain.events import (
     TaskExcused,
     TaskFailed,
     TaskHeld,
+    TaskQueued,
     TaskSkipped,
     WorkflowCancelled,
     WorkflowCompleted,
@@ -82,7 +83,7 @@ class Limits:
     def _fold(self, clocks: dict[str, Clock], workflow: str, recorded: Recorded) -> list[tuple[str, str]]:
         """The limits that an event changed."""
         event, changed = recorded.event, list[tuple[str, str]]()
-        if isinstance(event, TaskDispatched) and event.expires is not None:
+        if isinstance(event, TaskDispatched | TaskEdited) and event.expires is not None:
             key = workflow, event.task.partition(".")[0]
             self._tasks[key] = event.expires
             changed.append(key)
@@ -103,8 +104,8 @@ class Limits:
 
 OVER = (WorkflowCompleted, WorkflowFailed, WorkflowCancelled, WorkflowTimedOut)
 STANDING_STILL = (
-    AskOpened, TaskHeld, TaskEdited, TaskDispatched, TaskCompleted, TaskFailed, TaskSkipped, TaskCancelled, TaskExcused,
+    AskOpened, TaskHeld, TaskQueued, TaskEdited, TaskDispatched, TaskCompleted, TaskFailed, TaskSkipped, TaskCancelled, TaskExcused,
 )  # fmt: skip
 """Events of a task whose time does not count until it is dispatched again, if ever."""
-WAITING = (AskOpened, TaskHeld)
+WAITING = (AskOpened, TaskHeld, TaskQueued)
 """Those after which the time of the task that a branch mends does not count either, until the branch is dispatched."""

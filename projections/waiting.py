@@ -7,8 +7,11 @@ from domain.state import CLOSED, PASSED
 from projections.board_rows import BoardAttempt, BoardTask
 
 
-def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttempt | None) -> str | None:
-    """`tasks` are all of the workflow, `attempt` is the one that `task.run` names. None for a task that is closed.
+def waiting_on(
+    task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttempt | None, *, paused: bool = False
+) -> str | None:
+    """`tasks` are all of the workflow, which may be `paused`, `attempt` is the one that `task.run` names. None for a task
+    that is closed.
 
     The same as its row in `waits` (`projections.recovery`) would say at the board's position.
     """
@@ -17,7 +20,7 @@ def waiting_on(task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttemp
             status = {other.task: other.status for other in tasks}
             missing = [need for need in task.dependencies if status[need] not in PASSED]
             if not missing:
-                return f"a slot of role {task.role}"
+                return "its workflow, which is paused" if paused else f"a slot of role {task.role}"
             if CLOSED.isdisjoint(status[need] for need in missing):
                 return f"dependency {', '.join(missing)}"
         case "queued":

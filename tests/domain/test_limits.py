@@ -6,7 +6,7 @@ import msgspec
 from spec import NOBODY, NOW, TESTS, An, asked, completed, failed, given, red, retry, start, started, too_late, verified
 
 from domain.clock import Clock
-from domain.commands import Admit, Cancel, ExpireTask, ExpireWorkflow, Pause, Restore, Resume, StartWorkflow
+from domain.commands import Admit, Cancel, ExpireTask, ExpireWorkflow, Grant, Pause, Restore, Resume, StartWorkflow
 from domain.events import (
     AskAnswered,
     AskExpired,
@@ -174,6 +174,15 @@ def test_time_in_which_a_task_waits_for_a_person_or_a_slot_does_not_count() -> N
     held.when(Resume(now=NOW + 1000, by="pat")).then(
         An(WorkflowResumed, by="pat"), An(TaskDispatched, expires=NOW + 1035)
     )
+
+
+def test_time_in_which_it_queues_for_its_slot_does_not_count() -> None:
+    task = Task("a", total_seconds=50.0, resources=("repo:x",))
+    story = given(
+        start(task), Grant(now=NOW, task="a", run="a/1"), started("a/1", 1), at(failed("a/1", 1), 10), at(retry(2), 20)
+    )
+    story.when(expired(1e6)).then()
+    story.when(Grant(now=NOW + 1000, task="a", run="a/2")).then(An(TaskDispatched, expires=NOW + 1030))
 
 
 MENDED = Task(

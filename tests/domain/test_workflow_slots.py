@@ -24,7 +24,7 @@ from domain.plan import Task
 from domain.validate import problems
 
 LOCKED = Task("a", resources=("repo:x",), priority=3)
-QUEUED = TaskQueued(task="a", run="a/1", role="coder", resources=("repo:x",), priority=3)
+QUEUED = TaskQueued(task="a", run="a/1", role="coder", resources=("repo:x",), priority=3, at=NOW)
 
 
 def limited(*tasks: Task, queued: bool = False, roles: tuple[str, ...] = ("coder",)) -> Command:

@@ -141,7 +141,7 @@ async def test_a_rate_holds_over_all_consumers_of_a_role_together(gate: Gate, bu
         for job in jobs:
             job.cancel()
     print("handed out after seconds, plain and special:", seen)
-    assert all(plain + special <= at * rate / 60 + 6 for at, plain, special in seen), "a few may be under way of each"
+    assert all(plain + special <= at * rate / 60 + 10 for at, plain, special in seen), "a few may be under way of each"
     assert seen[-1][0] >= 4.5, "each by itself would be through after three"
     await gate.freed(*both)
     await gate.works.start(*tasks, workflow="later")

@@ -1,7 +1,9 @@
 """Random histories, as the rules make them: random plans, agents, failures, deadlines, answers, cancels, restores."""
 
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
+from uuid import UUID
 
 from domain.commands import (
     AddTasks,
@@ -44,6 +46,8 @@ from domain.plan import AcceptanceCriteria, Budget, Edit, Escalation, Plan, Rout
 from domain.state import TaskState, Workflow, replay
 from domain.usage import Spent
 from domain.workflow import decide
+from ledger.codec import encode
+from ledger.recorded import Recorded
 
 NOW = 1_800_000_000.0
 ROUTES = ("debugger", "debugger", "coder", Route("route", "writer"))
@@ -210,3 +214,11 @@ def _about_run(random: Random, task: TaskState, now: float) -> WorkflowCommand:
         Receipt("make test", code, code is None, 0.25, "process", task.result.commit, len(output), "0", output),
     )
     return ReportVerified(receipts=receipts, **who)
+
+
+def recorded(event: WorkflowEvent, position: int) -> Recorded:
+    """As a ledger would hand it out."""
+    tag, at = str(type(event).__struct_config__.tag), datetime.fromtimestamp(NOW, UTC)
+    return Recorded(
+        position, "workflow-w", position, tag, UUID(int=position), at, None, None, "t", None, encode(event), b""
+    )  # fmt: skip

@@ -1,26 +1,21 @@
 """How far a task and a workflow are: shares by weight, rolled up over the tree of tasks, and never less than before."""
 
-from datetime import UTC, datetime
 from random import Random
 from typing import Any
-from uuid import UUID
 
 import pytest
-from histories import NOW, history
+from histories import NOW, history, recorded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.commands import AddTasks, Cancel, Command, ReportCompleted, ReportFailed, Skip, SplitTask, StartWorkflow
-from domain.events import TaskAdded, TaskEdited, WorkflowCompleted, WorkflowEvent
+from domain.events import TaskAdded, TaskEdited, WorkflowCompleted
 from domain.outcome import Failure, Result
 from domain.plan import Plan, Task
 from domain.state import Workflow, replay
 from domain.workflow import decide
-from ledger.codec import encode
-from ledger.recorded import Recorded
 from projections.board_fold import Changes
 
-AT = datetime(2026, 11, 1, tzinfo=UTC)
 BY: dict[str, Any] = {"now": NOW, "by": "pat"}
 
 
@@ -53,13 +48,6 @@ class Told:
     def of(self, name: str = "") -> float:
         row = self.rows.entries["w", name].task if name else self.rows.workflows["w"]
         return round(row.progress, 6)
-
-
-def recorded(event: WorkflowEvent, position: int) -> Recorded:
-    tag = type(event).__struct_config__.tag
-    return Recorded(
-        position, "workflow-w", position, str(tag), UUID(int=position), AT, None, None, "t", None, encode(event), b""
-    )
 
 
 def test_tasks_count_by_their_weight() -> None:

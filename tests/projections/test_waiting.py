@@ -48,3 +48,8 @@ CASES = [
 @pytest.mark.parametrize(("row", "run", "sentence"), CASES)
 def test_an_open_task_says_what_it_waits_for(row: BoardTask, run: BoardAttempt | None, sentence: str | None) -> None:
     assert waiting_on(row, [row, *OTHERS], run) == sentence
+
+
+def test_a_task_that_a_pause_holds_says_so() -> None:
+    assert waiting_on(task(), OTHERS, None, paused=True) == "its workflow, which is paused"
+    assert waiting_on(task(dependencies=("slow",)), OTHERS, None, paused=True) == "dependency slow"
