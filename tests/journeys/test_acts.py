@@ -56,7 +56,7 @@ def test_a_plan_is_paused_changed_and_resumed_and_a_restart_in_between_forgets_n
     [row] = json.loads(person.cairn("ls", "--status", "paused", "-o", "json").out)
     assert (row["workflow"], row["status"], row["paused"], row["progress"]) == ("changed", "running", True, 0.25)
     [second] = [task for task in person.show("changed")["tasks"] if task["task"] == "second"]
-    assert second["waiting_on"] == "a slot of role coder"
+    assert second["waiting_on"] == "its workflow, which is paused"
 
     parts = person.at / "parts.json"
     parts.write_text(json.dumps([{"id": "half"}, {"id": "other-half", "dependencies": ["half"]}]))

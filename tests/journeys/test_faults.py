@@ -223,4 +223,5 @@ async def _delete_streams(stage: System) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it started ends with it
     chaos(*map(int, sys.argv[1:]))

@@ -128,9 +128,8 @@ def test_so_many_workflows_run_at_once_the_rest_wait_in_their_order_and_too_many
         stage.start()
         stage.agent("worker", "coder", "ann", "8")
         assert [stage.finished(name) for name in names] == ["completed"] * 5
-        assert {event["data"]["workflow"] for event in events(stage) if is_a(event, "workflow.admitted")} == {
-            *names[2:]
-        }
+        admitted = [event["data"]["workflow"] for event in events(stage) if is_a(event, "workflow.admitted")]
+        assert sorted(admitted) == names
         granted = [event["data"]["workflow"] for event in events(stage) if is_a(event, "claim.granted")]
         assert granted == names
         assert most_at_once(stage, "workflow.admitted", ("workflow.completed",)) == 2

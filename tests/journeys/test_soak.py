@@ -4,6 +4,7 @@ and cancels now and then, and a server that is killed: every workflow ends, and 
 More runs than the suite has time for: `python -m tests.journeys.test_soak COUNT [SEED]`.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -148,4 +149,5 @@ def test_whatever_the_agents_do_every_workflow_ends(seed: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it started ends with it
     story(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1, kills=True)
