@@ -50,8 +50,7 @@ async def restore(
         server = Postgres(data_dir, tell)
         new = data_dir / "postgres.new"
         await asyncio.to_thread(_unpack, folder / "postgres", new)
-        if archive is not None:
-            wal.place(archive / wal.SEGMENTS, new, until.isoformat() if until else None)
+        wal.place(archive / wal.SEGMENTS if archive else None, new, until.isoformat() if until else None)
         server.adopt(new)
     return await finish(settings, tell)
 

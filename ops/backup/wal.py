@@ -112,9 +112,13 @@ async def _answers(url: str) -> bool:
     return True
 
 
-def place(segments: Path, cluster: Path, until: str | None) -> None:
-    """Makes an unpacked base backup go on with archived WAL at its first start, to a moment or as far as there is any."""
-    for segment in sorted(segments.iterdir()):
+def place(segments: Path | None, cluster: Path, until: str | None) -> None:
+    """Makes an unpacked base backup go on with archived WAL at its first start, to a moment or as far as there is any.
+
+    Without any it goes as far as its own: Postgres takes up a recovery that was interrupted only where it was told to
+    recover, and not where it finds a `backup_label` alone.
+    """
+    for segment in sorted(segments.iterdir()) if segments else ():
         # The last one is still being written; as far as it goes it is good.
         into = cluster / "pg_wal" / segment.name.removesuffix(".partial")
         into.write_bytes(segment.read_bytes())

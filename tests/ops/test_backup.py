@@ -415,6 +415,24 @@ def test_a_backup_that_was_killed_is_whole_or_known_as_none(seed: int, data_dir:
     assert asyncio.run(again())[0].epoch == 2
 
 
+async def test_a_restore_that_was_killed_while_postgres_recovered_goes_on_where_it_was(
+    backup: tuple[Site, Path, list[str]], data_dir: Path
+) -> None:
+    there = Site(data_dir / "there")
+    log = there.data_dir / "log" / "postgres.log"
+    command = subprocess.Popen(
+        [*CAIRN, "restore", backup[1], "--data-dir", there.data_dir], stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while command.poll() is None and not (log.exists() and b"backup recovery" in log.read_bytes()):
+        await asyncio.sleep(0.001)
+    command.kill()
+    command.wait()
+    [back] = await finish(there.settings, quiet)
+    [main] = read(backup[1]).tenants
+    assert back.epoch > main.epoch and back.position >= main.position
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_restore_that_was_killed_is_finished_or_refused(
     seed: int, backup: tuple[Site, Path, list[str]], data_dir: Path
