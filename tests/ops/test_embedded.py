@@ -173,7 +173,7 @@ async def test_a_live_postmaster_without_a_parent_is_ended_and_its_cluster_taken
     orphan.spawn([wheel_binaries() / "postgres", "-D", cluster, "--listen_addresses=", sockets], account)
     await eventually(lambda: query(f"postgresql://postgres@/postgres?host={cluster}", "SELECT 1"))
     async with watched(data_dir, nats_url="nats://unused") as again:
-        assert await orphan.exited() == 0
+        assert await orphan.exited() == 0, (data_dir / "orphan.log").read_text()[-2000:]
         assert await query(again.database_url, "SELECT 1") == [(1,)]
 
 
