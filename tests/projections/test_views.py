@@ -114,7 +114,13 @@ async def assert_waits(connections: Pool, states: dict[str, Workflow]) -> dict[t
 
 SAID = {
     "dependency": ("dependency ", "branch "),
-    "slot": ("a slot of role ", "a slot: no agent ", "an agent of role ", "tests by a tester"),
+    "slot": (
+        "a slot of role ",
+        "its workflow, which is paused",
+        "a slot: no agent ",
+        "an agent of role ",
+        "tests by a tester",
+    ),
     "lease": ("lease of ", "tests by "),
     "timer": ("retry at ", "a timer "),
     "ask": ("a person: ",),
