@@ -278,23 +278,22 @@ class Agent:
         task.position, task.traceparent = int(dispatch.sequence), dispatch.traceparent
         key = (task.workflow, task.run, task.token)
         lease = {"task": task.task, "run": task.run, "token": task.token, "traceparent": task.traceparent}
-        stored = asyncio.Event()
-        if message.delivered <= 1:
-            stored.set()
+        stored = asyncio.Event() if message.delivered > 1 else None
         begun = outbox.report(task.workflow, {"kind": "started", **lease}, answers=message, stored=stored)
         if key not in self._runs:
             desk = _Desk(outbox, task.workflow, lease)
             work = group.create_task(self._hold(key, task.at(desk), desk, where, stored))
             self._runs[key] = _Run(task.lease_seconds, lease, task, begun, work)
 
-    async def _hold(self, key: Key, task: Task, desk: "_Desk", where: Connection, stored: asyncio.Event) -> None:
+    async def _hold(self, key: Key, task: Task, desk: "_Desk", where: Connection, stored: asyncio.Event | None) -> None:
         """One run from its dispatch to its outcome; one that is cancelled has lost its lease, or is handed back.
 
         It begins before it is known that it has. Only what was delivered before waits until that is `stored`: if it has
         ended the agent which had it, it ends this one too, and then that counts.
         """
         try:
-            await stored.wait()
+            if stored:
+                await stored.wait()
             outcome = await self._outcome(task, where)
             desk.say(outcome.pop("kind"), **outcome, **_used(task))
         finally:

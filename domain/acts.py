@@ -32,7 +32,6 @@ from domain.errors import NotFound, Refused
 from domain.events import (
     RetryScheduled,
     TaskAdded,
-    TaskCancelled,
     TaskEdited,
     TaskPrioritised,
     WorkflowCancelled,
@@ -128,10 +127,9 @@ def expire(state: Workflow, command: ExpireWorkflow | ExpireTask) -> list[Workfl
 
 def _cancelled(state: Workflow, command: Act | ExpireWorkflow, by: str, reason: str) -> list[WorkflowEvent]:
     then = Consequences(state, command.now)
-    for name, task in state.tasks.items():
+    for task in state.tasks.values():
         if task.status not in CLOSED:
-            then.void(task, reason or f"{by} cancelled the workflow")
-            then.events.append(TaskCancelled(task=name, by=by, reason=reason, usage=then.so_far(task.run)))
+            then.cancel_too(task, by, reason, reason or f"{by} cancelled the workflow")
     return then.events
 
 

@@ -416,9 +416,12 @@ class Consequences:
         for branch in branches.below(self.state, task) if task.branches else ():
             if branch.spec.id not in self._closed:  # this decision may have closed it already
                 self._count_closed(branch)
-                self.void(branch, f"{task.spec.id} is over")
-                so_far = self.so_far(branch.run)
-                self.events.append(TaskCancelled(task=branch.spec.id, by=by, reason=reason, usage=so_far))
+                self.cancel_too(branch, by, reason, f"{task.spec.id} is over")
+
+    def cancel_too(self, task: TaskState, by: str, reason: str, why: str) -> None:
+        """It ends with something larger, and what people are asked about it is void for the reason `why`."""
+        self.void(task, why)
+        self.events.append(TaskCancelled(task=task.spec.id, by=by, reason=reason, usage=self.so_far(task.run)))
 
     def _count_closed(self, task: TaskState) -> None:
         self._open -= 1
