@@ -121,7 +121,7 @@ class Roster:
                 "ack_wait": ACK_WAIT_SECONDS * 10**9,
                 "max_ack_pending": ACK_PENDING,
                 "deliver_policy": "by_start_sequence",
-                "opt_start_seq": max(1, await self._leases.first_offer(role)),
+                "opt_start_seq": await self._leases.first_offer(role),
             },
         )
 

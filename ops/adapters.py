@@ -94,10 +94,9 @@ class Timers:
                 others = await agents.others(connection, agent, [(one.workflow, one.run) for one in held])
                 own = [one for one in leases if (one.workflow, one.run) not in others]
                 await recovery.beat(connection, own, time.time())
-            await self._view.reached(head.position, timeout_seconds=2.0)
-            async with _lent(self._pool) as connection:
+            async with self._view.reading(head.position, timeout_seconds=2.0) as connection:
                 current = await recovery.held(connection, leases)
-        except (TimeoutError, LedgerUnavailable):
+        except (TimeoutError, LedgerUnavailable, psycopg.OperationalError):
             return []
         return [Held(*lease) for lease in leases if lease not in current]
 
@@ -111,11 +110,8 @@ class Timers:
             return [Silent(*one) for one in await agents.silent(connection, now - lease_seconds, since)]
 
     async def first_offer(self, role: str) -> int:
-        """What the view has not seen yet may hold dispatches too, so it never answers beyond the view's own cursor."""
-        seen = self._view.position
         async with _lent(self._pool) as connection:
-            oldest = await recovery.oldest_offer(connection, role)
-        return min(oldest or seen + 1, seen + 1)
+            return await recovery.first_offer(connection, role)
 
 
 class Refs:

@@ -11,7 +11,7 @@ raised, or on demand, is dropped and replayed; until then its readers find less 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import LiteralString, Protocol
 
 import psycopg
@@ -123,6 +123,23 @@ class Projection:
                         await self._moved.wait_for(lambda: self.position >= position)
                 except TimeoutError:
                     await self._move(await self._cursor())
+
+    @asynccontextmanager
+    async def reading(self, position: int, timeout_seconds: float = 5.0) -> AsyncIterator[Connection]:
+        """A connection that sees the view at `position` or beyond; TimeoutError if that takes longer.
+
+        What this process knows is not enough: a crash of Postgres takes the last steps back, and they come again.
+        """
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(timeout_seconds):
+                while True:
+                    await self.reached(position, timeout_seconds)
+                    connection = await stack.enter_async_context(self._pool.connection())
+                    if (found := await self._read(connection) or 0) >= position:
+                        break
+                    await stack.aclose()
+                    await self._move(found)
+            yield connection
 
     async def moved(self) -> None:
         """Returns at the next step of the view that this process makes."""

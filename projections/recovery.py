@@ -168,11 +168,10 @@ async def next_due(
     return row[0] if row else None
 
 
-async def oldest_offer(connection: Connection, role: str) -> int | None:
-    """The position of the oldest dispatch to `role` that nobody has started: a lost consumer begins again there."""
-    found = await connection.execute(SQL["oldest_offer"], {"role": role}, prepare=True)
-    row = await found.fetchone()
-    return row[0] if row else None
+async def first_offer(connection: Connection, role: str) -> int:
+    """No dispatch to `role` that nobody has started lies before this position: a lost consumer begins again there."""
+    row = await (await connection.execute(SQL["first_offer"], {"role": role}, prepare=True)).fetchone()
+    return row[0] if row else 1
 
 
 async def beat(connection: Connection, leases: Iterable[Lease], now: float) -> None:

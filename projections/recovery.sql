@@ -129,8 +129,10 @@ FROM waits LEFT JOIN presence
      ON (presence.workflow, presence.run, presence.token) = (waits.workflow, waits.run, waits.token)
 WHERE (attempt IS NOT NULL OR kind = 'ask') AND NOT (kind = 'slot' AND ARRAY['', role] && %(unanswered)s::text[])
 
--- oldest_offer: position of the oldest dispatch to a role that nobody has started.
-SELECT min(dispatched) FROM waits WHERE kind = 'slot' AND attempt IS NOT NULL AND role = %(role)s
+-- first_offer: no dispatch to a role that nobody has started lies before this position. What the view has not seen yet
+-- may hold some, and how far it has come is asked in the same snapshot: a crash of Postgres may take its last steps back.
+SELECT coalesce(least(min(dispatched), (SELECT position + 1 FROM projections WHERE name = 'recovery')), 1)
+FROM waits WHERE kind = 'slot' AND attempt IS NOT NULL AND role = %(role)s
 
 -- beat: agents were heard of. In order, so that two processes never wait for each other.
 INSERT INTO presence

@@ -12,7 +12,7 @@ from domain.events import ReportRefused
 from ledger.ledger import Ledger
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
-from projections.board import Board
+from projections.board import Board, workflows
 from projections.project import Halted, Projection
 from projections.recovery import Recovery
 
@@ -98,6 +98,23 @@ async def test_a_process_that_comes_late_with_its_batch_gives_it_up(postgres_url
         late.gate.set()
         assert await asyncio.wait_for(late.asked.get(), WAIT_SECONDS) == head
         assert await tables(connections, (*OF_BOARD, "projections")) == before
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_nobody_reads_what_a_crash_of_postgres_took_back_before_it_is_there_again(postgres_url: str) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        head = (await record(ledger, HISTORY))[-1]
+        board = Projection(connections, Board())
+        await projected(board, ledger, head)
+        await Projection(connections, Board()).rebuild()  # without a word to the other
+        assert board.position == head
+        with pytest.raises(TimeoutError):
+            async with board.reading(head, timeout_seconds=0.2):
+                pass
+        running = asyncio.create_task(board.run(ledger))
+        async with board.reading(head, WAIT_SECONDS) as connection:
+            assert await workflows(connection, 10)
         running.cancel()
         await asyncio.wait([running])
 
