@@ -9,6 +9,7 @@ its own. While a Pipe uses a connection nothing else may.
 import asyncio
 import os
 import re
+import select
 from collections import deque
 from collections.abc import Mapping
 from functools import cache
@@ -44,6 +45,8 @@ class Pipe:
         self._loop = asyncio.get_running_loop()
         # Of our own: libpq closes its one whenever it likes, and the number may be another connection's by then.
         self._socket = os.dup(self._libpq.socket)
+        self._line = select.poll()
+        self._line.register(self._socket, select.POLLRDHUP)
         self._libpq.nonblocking = 1
         self._libpq.enter_pipeline_mode()
         self._loop.add_reader(self._socket, self._hear)
@@ -92,6 +95,8 @@ class Pipe:
             self._break(error)
 
     def _hear(self) -> None:
+        if self._socket < 0:
+            return None
         try:
             self._libpq.consume_input()
         except psycopg.OperationalError as error:
@@ -110,6 +115,9 @@ class Pipe:
                 self._failure = result
             else:
                 self._rows = result.command_tuples or 0
+        # Of a line that broke while something was unread, uvloop tells once, and what comes first is not yet its end.
+        if self._line.poll(0):
+            self._loop.call_soon(self._hear)
         return None
 
     def _answer(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import psycopg
 import pytest
+import uvloop
 from appends import SECONDS
 
 from ledger import arrays
@@ -74,3 +75,25 @@ async def test_a_lost_line_fails_what_waits_and_what_comes_and_disturbs_nobody_e
         for number, other in enumerate(others, 10):
             assert await other.send(INSERT, ids(number)) == 1
             await other.close()
+
+
+def test_under_uvloop_too_a_line_that_breaks_with_something_unread_fails_what_waits(postgres_url: str) -> None:
+    """Postgres has not read the second statement when it is ended: that is an error of the line, and not its end alone."""
+
+    async def story() -> None:
+        ours, theirs = [await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) for _ in range(2)]
+        pipe = Pipe(ours)
+        asleep = pipe.send(SLEEP, ids(1))
+        sleeping = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+        while (await theirs.execute(sleeping, (pipe.backend_pid,))).rowcount == 0:
+            await asyncio.sleep(0)
+        unread = pipe.send(SLEEP, ids(2))
+        await theirs.execute("SELECT pg_terminate_backend(%s)", (pipe.backend_pid,))
+        for answer in (asleep, unread):
+            with pytest.raises(psycopg.OperationalError):
+                async with asyncio.timeout(SECONDS):
+                    await answer
+        await pipe.close()
+        await theirs.close()
+
+    uvloop.run(story())
