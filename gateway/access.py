@@ -13,8 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from gateway.problems import Handler, Unacceptable
-
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
+from gateway.routes import route_of
 
 
 def access(token: str, hosts: Collection[str] = ()) -> Middleware:
@@ -25,7 +24,8 @@ def access(token: str, hosts: Collection[str] = ()) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in OPEN_PATHS:
+        route = route_of(request)
+        if route is None or route.scope != "open":
             _check_host(request, known)
             _check_origin(request)
             _check_token(request, secret)

@@ -1,8 +1,8 @@
-"""What an operator does to a workflow: a route for each act, its body, and how a key that was used before is judged."""
+"""What an operator does to a workflow: a route for each act, its body, how a key that was used before is judged."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -34,12 +34,14 @@ from domain.events import (
 )
 from domain.plan import Task
 from gateway import requests
+from gateway.commands import Accepted, Commands
 from gateway.requests import Words
+from gateway.routes import API, COMMAND, Route, Routes
 from ledger.recorded import Recorded
 
 Body = TypeVar("Body", bound="Act")
-Execute = Callable[[web.Request, WorkflowCommand], Awaitable[tuple[str, list[Recorded]]]]
-Accepted = Callable[[str, Sequence[Recorded]], Awaitable[web.Response]]
+_WORKFLOW = f"{API}/workflows/{{workflow}}"
+_TASK = f"{_WORKFLOW}/tasks/{{task}}"
 
 
 class Act(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -65,27 +67,15 @@ class Priority(Act, forbid_unknown_fields=True, kw_only=True):
     priority: int
 
 
+def _route(path: str, handle: Callable[..., Awaitable[web.Response]], body: type[Act], summary: str) -> Route:
+    return Route("POST", path, handle, "operate", summary, Accepted, body=body, headers=COMMAND)
+
+
 class Acts:
     """The same act under the same key gets the same answer; a key of another command is refused."""
 
-    def __init__(self, execute: Execute, accepted: Accepted) -> None:
-        self._execute, self._accepted = execute, accepted
-
-    def routes(self, workflow: str) -> list[web.RouteDef]:
-        """`workflow` is the path of one."""
-        task = f"{workflow}/tasks/{{task}}"
-        return [
-            web.post(f"{workflow}/pause", self.pause),
-            web.post(f"{workflow}/resume", self.resume),
-            web.post(f"{workflow}/cancel", self.cancel),
-            web.post(f"{workflow}/tasks", self.add),
-            web.post(f"{task}/cancel", self.cancel_task),
-            web.post(f"{task}/retry", self.retry),
-            web.post(f"{task}/skip", self.skip),
-            web.post(f"{task}/edit", self.edit),
-            web.post(f"{task}/split", self.split),
-            web.post(f"{task}/prioritise", self.prioritise),
-        ]
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
 
     async def pause(self, request: web.Request) -> web.Response:
         asked, by = await _asked(request, Act)
@@ -124,7 +114,7 @@ class Acts:
     async def edit(self, request: web.Request) -> web.Response:
         asked, by = await _asked(request, Changes)
         task = request.match_info["task"]
-        name, recorded = await self._execute(request, EditTask(task=task, changes=asked.changes, **by))
+        name, recorded = await self._commands.execute(request, EditTask(task=task, changes=asked.changes, **by))
         for event in _of(recorded, TaskEdited):
             if not _is_as(event.spec, asked.changes) or (event.task, event.reason) != (task, asked.reason):
                 raise requests.key_reused()
@@ -132,7 +122,7 @@ class Acts:
 
     async def add(self, request: web.Request) -> web.Response:
         asked, by = await _asked(request, Addition)
-        name, recorded = await self._execute(request, AddTasks(tasks=asked.tasks, **by))
+        name, recorded = await self._commands.execute(request, AddTasks(tasks=asked.tasks, **by))
         added = {(event.task, event.reason): event.spec for event in _of(recorded, TaskAdded)}
         if recorded and added != {(task.id, asked.reason): task for task in asked.tasks}:
             raise requests.key_reused()
@@ -142,7 +132,7 @@ class Acts:
         asked, by = await _asked(request, Split)
         task = request.match_info["task"]
         command = SplitTask(task=task, parts=asked.parts, replace=asked.replace, **by)
-        name, recorded = await self._execute(request, command)
+        name, recorded = await self._commands.execute(request, command)
         added = {(event.task, event.spec.parent_id, event.reason) for event in _of(recorded, TaskAdded)}
         if recorded and added != {(part.id, task, asked.reason) for part in asked.parts}:
             raise requests.key_reused()
@@ -152,7 +142,7 @@ class Acts:
         self, request: web.Request, command: WorkflowCommand, kind: type[Event], **fields: Any
     ) -> web.Response:
         """`fields` are what the event of this act, which is of this kind, says."""
-        name, recorded = await self._execute(request, command)
+        name, recorded = await self._commands.execute(request, command)
         meant = [event for event in _of(recorded, kind) if all(getattr(event, key) == fields[key] for key in fields)]
         whole = kind is not WorkflowCancelled and any(_of(recorded, WorkflowCancelled))
         if recorded and (whole or not meant):
@@ -162,12 +152,25 @@ class Acts:
     async def _answer(self, name: str, recorded: list[Recorded], kind: type[Event]) -> web.Response:
         if recorded and (recorded[0].stream != f"workflow-{name}" or not any(_of(recorded, kind))):
             raise requests.key_reused()
-        return await self._accepted(name, recorded)
+        return await self._commands.accepted(name, recorded)
+
+    routes: ClassVar[Routes] = (
+        _route(f"{_WORKFLOW}/pause", pause, Act, "Nothing new of it is handed out; what is out goes on."),
+        _route(f"{_WORKFLOW}/resume", resume, Act, "Hands out what has become ready meanwhile."),
+        _route(f"{_WORKFLOW}/cancel", cancel, Act, "Cancels what is still open of a workflow."),
+        _route(f"{_WORKFLOW}/tasks", add, Addition, "Adds tasks, which may depend on what is there."),
+        _route(f"{_TASK}/cancel", cancel_task, Act, "Cancels a task: what depends on it is skipped."),
+        _route(f"{_TASK}/retry", retry, Act, "The next attempt begins now, whatever is left of the backoff."),
+        _route(f"{_TASK}/skip", skip, Act, "The task is not done; what depends on it goes on without its result."),
+        _route(f"{_TASK}/edit", edit, Changes, "Changes fields of a task that is not under way."),
+        _route(f"{_TASK}/split", split, Split, "The task waits for its parts, or is replaced by them."),
+        _route(f"{_TASK}/prioritise", prioritise, Priority, "Of tasks that are ready, the higher priority goes first."),
+    )
 
 
 async def _asked(request: web.Request, kind: type[Body]) -> tuple[Body, dict[str, Any]]:
     """The body, and what every command says of who asks."""
-    requests.parameters(request)
+    requests.query(request)
     asked = await requests.body(request, kind)
     return asked, {"now": time.time(), "by": requests.actor(request), "reason": asked.reason}
 

@@ -6,11 +6,15 @@ counted, and `ready` does not depend on it.
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import psycopg
+from aiohttp import web
+from msgspec import Meta
 
+from gateway import requests
+from gateway.routes import Route, Routes, json
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.ports import Bus
@@ -31,6 +35,55 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     ok: bool
     detail: str
     behind: int | None = None
+
+
+class Live(msgspec.Struct, frozen=True):
+    live: bool = True
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """`orphans` is null if nobody can tell; `checks` are there if it was asked `verbose`ly."""
+
+    ready: bool
+    orphans: int | None
+    checks: dict[str, Check] | msgspec.UnsetType = msgspec.UNSET
+
+
+class About(msgspec.Struct, frozen=True):
+    version: str
+    tenant: str
+    name: str = "cairn"
+    api: tuple[str, ...] = ("v1",)
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    verbose: Annotated[bool, Meta(description="says what of it cannot")] = False
+
+
+class Health:
+    def __init__(self, ledger: Ledger, bus: Bus, board: Projection, pool: Pool, version: str) -> None:
+        self._ledger, self._bus, self._board = ledger, bus, board
+        self._about, self._orphans = About(version, ledger.tenant), Orphans(pool)
+
+    async def live(self, _: web.Request) -> web.Response:
+        return json(Live())
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """200 if work can be done, else 503."""
+        query = requests.query(request, Asked)
+        found, orphans = await asyncio.gather(checks(self._ledger, self._bus, self._board), self._orphans.count())
+        ready = all(check.ok for check in found.values())
+        shown = found if query.verbose else msgspec.UNSET
+        return json(Readiness(ready, orphans, shown), 200 if ready else 503)
+
+    async def about(self, _: web.Request) -> web.Response:
+        return json(self._about)
+
+    routes: ClassVar[Routes] = (
+        Route("GET", "/livez", live, "open", "Whether the program answers.", Live),
+        Route("GET", "/readyz", ready, "open", "Whether work can be done; 503 if not.", Readiness, query=Asked),
+        Route("GET", "/version", about, "open", "What runs here.", About),
+    )
 
 
 async def checks(ledger: Ledger, bus: Bus, board: Projection) -> dict[str, Check]:

@@ -3,16 +3,19 @@
 Names are `cairn_<thing>_<unit>`; a label never holds an id.
 """
 
-from typing import get_args
+from typing import ClassVar, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client.exposition import choose_encoder
 
 from gateway import requests
+from gateway.routes import Route, Routes
 from ledger.postgres import Pool
 from projections.recovery import standing
 from projections.recovery_fold import Kind
+
+OPEN_METRICS = "application/openmetrics-text"
 
 
 class Metrics:
@@ -28,7 +31,7 @@ class Metrics:
 
     async def read(self, request: web.Request) -> web.Response:
         """The text format of Prometheus, or OpenMetrics where that is accepted. 503 while nobody can count."""
-        requests.parameters(request)
+        requests.query(request)
         async with self._pool.connection() as connection:
             found = await standing(connection)
         self._orphans.set(found.orphans)
@@ -36,3 +39,7 @@ class Metrics:
             self._waits.labels(kind).set(found.waits.get(kind, 0))
         encoded, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encoded(self._registry), headers={"Content-Type": content_type})
+
+    routes: ClassVar[Routes] = (
+        Route("GET", "/metrics", read, "read", "Figures for Prometheus.", str, media=("text/plain", OPEN_METRICS)),
+    )

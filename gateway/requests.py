@@ -2,15 +2,27 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, TypeVar
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
+from msgspec.inspect import (
+    BoolType,
+    Field,
+    IntType,
+    LiteralType,
+    Metadata,
+    NoneType,
+    StructType,
+    Type,
+    UnionType,
+    type_info,
+)
 
-from domain.plan import ID_PATTERN, Budget, Edit
+from domain.plan import ID_PATTERN
 from gateway.problems import BadPlace, Unacceptable
 
 BODY_BYTES = 16 * 1024 * 1024
@@ -25,45 +37,14 @@ KEYS = UUID("5b0c2c0e-9d4e-5c54-8f0b-6a5d2f8f6e11")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`")
 
 Body = TypeVar("Body", bound=Struct)
+Query = TypeVar("Query", bound=Struct)
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+Workflow = Annotated[str, Meta(pattern=ID_PATTERN, description="the id of a workflow")]
 Words = Annotated[str, Meta(max_length=4_000, pattern=r"^[^\x00]*\Z")]
 
 
-class Submission(Struct, forbid_unknown_fields=True):
-    """`plan` is read by `domain.validate`; `base` is a full commit id of `repository`, which agents can reach."""
-
-    plan: Raw
-    id: Id | None = None
-    repository: Annotated[str, Meta(min_length=1, max_length=4_096, pattern=r"^[^\x00-\x1f\x7f]+\Z")] | None = None
-    base: Annotated[str, Meta(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})\Z")] | None = None
-
-    def __post_init__(self) -> None:
-        if self.base and not self.repository:
-            raise ValueError("`base` is a commit of `repository`, which is missing")
-
-
-class Raise(Struct, forbid_unknown_fields=True):
-    """`scope` is `workflow`, `role/<role>` or `task/<id>`; `amount` is added to its limits."""
-
-    amount: Budget
-    scope: Annotated[str, Meta(max_length=200)] = "workflow"
-    because: Words = ""
-
-    def __post_init__(self) -> None:
-        if self.amount == Budget():
-            raise ValueError("`amount` names nothing to add: tokens, usd, seconds or attempts")
-
-
-class Decision(Struct, forbid_unknown_fields=True):
-    """`shown` is the sha256 that the ask carries: what was looked at is what is decided on. `choice` is one of the
-    ask's options, or any words where it has none; `role` goes with `reassign`, `edit` with `edit`."""
-
-    choice: Words
-    shown: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    because: Words = ""
-    instructions: Words = ""
-    role: Words | None = None
-    edit: Edit | None = None
+class Nothing(Struct, forbid_unknown_fields=True):
+    """A query without parameters."""
 
 
 async def raw_body(request: web.Request) -> bytes:
@@ -104,37 +85,63 @@ def _place(message: str) -> BadPlace:
     return BadPlace(detail, re.sub(r"[.\[]", "/", re.sub(r"[`\]]", "", where)))
 
 
-def parameters(request: web.Request, *known: str) -> Mapping[str, str]:
-    """The query, each parameter once and none but these."""
-    for name in request.query:
+def query(request: web.Request, kind: type[Query] = Nothing) -> Query:  # type: ignore[assignment]
+    """The query as what it should be: each parameter once and none but the fields of `kind`."""
+    known = {field.encode_name: field.type for field in _fields(kind)}
+    given: dict[str, str] = {}
+    for name, value in request.query.items():
         if name not in known:
             raise _bad(name, f"unknown parameter, known are: {', '.join(known) or 'none'}")
-        if len(request.query.getall(name)) > 1:
+        if name in given:
             raise _bad(name, "given more than once")
-    return request.query
+        given[name] = value or ("1" if isinstance(_plain(known[name]), BoolType) else "")
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        name = str(_place(str(error)).pointer).lstrip("/")
+        raise _bad(name, f"{_wanted(known[name])}, not {given[name][:40]!a}") from None
 
 
-def number(query: Mapping[str, str], name: str, default: int, most: int = LARGEST_NUMBER, least: int = 0) -> int:
-    given = query.get(name)
+@cache
+def _fields(kind: type[Struct]) -> tuple[Field, ...]:
+    found = type_info(kind)
+    assert isinstance(found, StructType)
+    return found.fields
+
+
+def _plain(kind: Type) -> Type:
+    """Without its description and without None."""
+    if isinstance(kind, Metadata):
+        return _plain(kind.type)
+    if isinstance(kind, UnionType):
+        return _plain(next(one for one in kind.types if not isinstance(_plain(one), NoneType)))
+    return kind
+
+
+def _wanted(kind: Type) -> str:
+    match _plain(kind):
+        case IntType(ge=least, le=most):
+            return f"a whole number from {least} to {most}"
+        case BoolType():
+            return "1 or 0"
+        case LiteralType(values=values):
+            return f"one of {', '.join(map(str, values))}"
+    match kind:
+        case UnionType(types=types):
+            return next(_wanted(one) for one in types if not isinstance(one, NoneType))
+        case Metadata(extra_json_schema={"description": str(words)}):
+            return words
+    return "another value"
+
+
+def position(request: web.Request, header: str, default: int) -> int:
+    """The position that a header names."""
+    given = request.headers.get(header)
     if given is None:
         return default
-    if not (given.isascii() and given.isdigit() and len(given) < 20 and least <= int(given) <= most):
-        raise _bad(name, f"a whole number from {least} to {most}, not {given[:40]!a}")
+    if not (given.isascii() and given.isdigit() and int(given[:20]) <= LARGEST_NUMBER):
+        raise _bad(header, f"a whole number from 0 to {LARGEST_NUMBER}, not {given[:40]!a}")
     return int(given)
-
-
-def flag(query: Mapping[str, str], name: str) -> bool:
-    given = query.get(name, "0")
-    if given not in ("", "0", "1", "true", "false"):
-        raise _bad(name, f"1 or 0, not {given[:40]!a}")
-    return given in ("", "1", "true")
-
-
-def matching(query: Mapping[str, str], name: str, pattern: str, words: str) -> str | None:
-    given = query.get(name)
-    if given is not None and not re.fullmatch(pattern, given):
-        raise _bad(name, f"{words}, not {given[:40]!a}")
-    return given
 
 
 def workflow_of(request: web.Request) -> str:

@@ -18,13 +18,12 @@ from typing import NamedTuple
 from aiohttp import web
 
 from gateway.problems import Unacceptable
+from gateway.routes import SSE
 from ledger.announce import announce
 from ledger.ledger import Ledger
 from ledger.recorded import Recorded
 from ledger.rows import CHUNK_EVENTS
 
-NDJSON = "application/x-ndjson"
-SSE = "text/event-stream"
 PING_SECONDS = 15.0
 STUCK_SECONDS = 60.0
 SCANNED_EVENTS = 50_000
@@ -47,7 +46,7 @@ class Wanted(NamedTuple):
         return lambda one: (stream is None or one.stream == stream) and (types is None or types(one.type) is not None)
 
 
-class Events:
+class Stream:
     """Call `close` to end the streams."""
 
     def __init__(self, ledger: Ledger) -> None:

@@ -24,7 +24,9 @@ Announcement = tuple[str, bytes, dict[str, str] | None]
 """Subject, body and headers of a message."""
 
 
-class _CloudEvent(Struct, omit_defaults=True):
+class CloudEvent(Struct, omit_defaults=True):
+    """The envelope. `sequence` is the position, `partitionkey` the stream; without `data` it stands at `dataref`."""
+
     specversion: str
     id: UUID
     source: str
@@ -53,7 +55,7 @@ class _Routing(Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_CloudEvent).decode
+_decode = msgspec.json.Decoder(CloudEvent).decode
 _routing = msgspec.json.Decoder(_Routing).decode
 
 
@@ -67,7 +69,7 @@ def announce(recorded: Recorded, tenant: str, epoch: int, max_payload: int | Non
     carried = CARRIED_BYTES if role is None else STATE_BYTES
     fits = max_payload is None or len(recorded.state) <= min(carried, max_payload - ENVELOPE_BYTES)
     body = _encode(
-        _CloudEvent(
+        CloudEvent(
             specversion="1.0",
             id=recorded.id,
             source=f"/cairn/{tenant}",

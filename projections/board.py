@@ -17,6 +17,7 @@ from ledger.recorded import Recorded
 from projections import agents, claims
 from projections.board_fold import Changes
 from projections.board_rows import (
+    AskRow,
     BoardAsk,
     BoardAttempt,
     BoardDetail,
@@ -24,6 +25,7 @@ from projections.board_rows import (
     BoardWorkflow,
     Entry,
     Outcome,
+    WorkflowRow,
     WorkflowStatus,
 )
 from projections.rows import load, store
@@ -31,12 +33,14 @@ from projections.sql import statements
 from projections.waiting import waiting_on
 
 __all__ = [
+    "AskRow",
     "Board",
     "BoardAsk",
     "BoardAttempt",
     "BoardDetail",
     "BoardTask",
     "BoardWorkflow",
+    "WorkflowRow",
     "asks",
     "workflow",
     "workflows",
@@ -84,14 +88,15 @@ SQL["drop"] = f"{SQL['drop']};\n{claims.SQL['drop']}"
 
 _WORKFLOWS = msgspec.json.Decoder(list[BoardWorkflow])
 _ENTRIES = msgspec.json.Decoder(list[Entry])
-_ASKS = msgspec.json.Decoder(list[BoardAsk])
+_PAGE = msgspec.json.Decoder(list[WorkflowRow])
+_ASKS = msgspec.json.Decoder(list[AskRow])
 _DETAIL = msgspec.json.Decoder(BoardDetail)
 
 
-async def workflows(connection: Connection, limit: int = 50, before: int | None = None) -> list[BoardWorkflow]:
+async def workflows(connection: Connection, limit: int = 50, before: int | None = None) -> list[WorkflowRow]:
     """The newest first; the next page is `before` the `first` of the last one."""
     before = 2**63 - 1 if before is None else before
-    found = await load(connection, _WORKFLOWS, SQL["workflows"], limit=limit, before=before) or []
+    found = await load(connection, _PAGE, SQL["workflows"], limit=limit, before=before) or []
     if running := {row.workflow: row for row in found if row.ended_at is None}:
         for lack in await agents.lacking(connection, list(running)):
             row = running[lack.workflow]
@@ -101,7 +106,7 @@ async def workflows(connection: Connection, limit: int = 50, before: int | None 
 
 async def asks(
     connection: Connection, *, state: str = "open", workflow: str | None = None, limit: int = 50, after: int = 0
-) -> list[BoardAsk]:
+) -> list[AskRow]:
     """In the order they were opened; the next page is `after` the `opened` of the last one. `state` may be any."""
     given = {"state": state, "workflow": workflow, "limit": limit, "after": after}
     return await load(connection, _ASKS, SQL["asks"], **given) or []

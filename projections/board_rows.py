@@ -1,6 +1,7 @@
 """The rows of the board's tables, named and typed as in `board.sql`.
 
 What has its default value is not sent to Postgres: the statements that store rows begin from a row of the defaults.
+What queries return, a `...Row`, is written with every field.
 """
 
 from datetime import datetime
@@ -145,13 +146,29 @@ class BoardAsk(msgspec.Struct, omit_defaults=True, gc=False):
         return self.state == "open"
 
 
+class WorkflowRow(BoardWorkflow, omit_defaults=False): ...
+
+
+class TaskRow(BoardTask, omit_defaults=False): ...
+
+
+class UsageRow(Usage, frozen=True, omit_defaults=False, kw_only=True): ...
+
+
+class AttemptRow(BoardAttempt, omit_defaults=False):
+    usage: UsageRow | None = None
+
+
+class AskRow(BoardAsk, omit_defaults=False): ...
+
+
 class BoardDetail(msgspec.Struct):
     """One workflow whole: tasks in the plan's order, each followed by its branches; attempts and asks by age."""
 
-    workflow: BoardWorkflow
-    tasks: list[BoardTask]
-    attempts: list[BoardAttempt]
-    asks: list[BoardAsk]
+    workflow: WorkflowRow
+    tasks: list[TaskRow]
+    attempts: list[AttemptRow]
+    asks: list[AskRow]
 
 
 class Entry(msgspec.Struct, gc=False):

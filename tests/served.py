@@ -54,10 +54,10 @@ class Served(NamedTuple):
     where: Connection
     agents: Agents
 
-    def application(self) -> web.Application:
+    def application(self, **more: Any) -> web.Application:
         return application(
             executor=self.executor, ledger=self.ledger, board=self.board, pool=self.pool, bus=self.bus,
-            agents=self.agents, token=TOKEN, version="0.0.test",
+            agents=self.agents, token=TOKEN, version="0.0.test", **more,
         )  # fmt: skip
 
     async def head(self) -> int:

@@ -93,11 +93,11 @@ def _tree(detail: BoardDetail) -> Iterator[tuple[BoardTask, int]]:
     for task in detail.tasks:
         if task.parent in known and task.parent is not None:
             branches.setdefault(task.parent, []).append(task)
-    waiting = [(task, 0) for task in reversed(detail.tasks) if task.parent not in known]
+    waiting: list[tuple[BoardTask, int]] = [(task, 0) for task in reversed(detail.tasks) if task.parent not in known]
     while waiting:
-        task, depth = waiting.pop()
-        yield task, depth
-        waiting += [(branch, depth + 1) for branch in reversed(branches.get(task.task, ()))]
+        next_one, depth = waiting.pop()
+        yield next_one, depth
+        waiting += [(branch, depth + 1) for branch in reversed(branches.get(next_one.task, ()))]
 
 
 def _most_telling(tree: list[tuple[BoardTask, int]], room: int) -> tuple[list[tuple[BoardTask, int]], int]:

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from served import ASKING, PLAN, Served, asking, listening, served
 
-from gateway import http
+from gateway import pages
 from gateway.start import numbered
 
 WORKFLOWS = "/api/v1/workflows"
@@ -283,7 +283,7 @@ async def test_workflows_come_in_pages_the_newest_first(system: Served, session:
 async def test_a_view_that_is_behind_is_waited_for_and_then_said_to_be(
     system: Served, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "VIEW_SECONDS", 0.2)
+    monkeypatch.setattr(pages, "VIEW_SECONDS", 0.2)
     await post(session, WORKFLOWS, {"plan": PLAN})
     async with session.get(f"{WORKFLOWS}/demo?at_least=1000") as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "1")

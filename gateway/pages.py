@@ -1,0 +1,43 @@
+"""A view, page by page: which page is asked for, how new it has to be, and where the next one is."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from gateway.problems import AGAIN_SECONDS, Unacceptable
+from gateway.requests import LARGEST_NUMBER, PAGE_ITEMS
+from projections.project import Projection
+
+VIEW_SECONDS = 5.0
+"""How long a reader waits for the view to reach a position."""
+
+Position = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]
+Limit = Annotated[int, Meta(ge=1, le=PAGE_ITEMS, description="how many at most")]
+
+
+class AtLeast(Struct, frozen=True, forbid_unknown_fields=True):
+    at_least: Annotated[Position, Meta(description="waits until the view holds what was recorded at this position")] = 0
+
+
+class Page(AtLeast, frozen=True, forbid_unknown_fields=True):
+    limit: Limit = 50
+    after: Annotated[Position, Meta(description="goes on after this: the `next` of the page before")] = 0
+
+
+def link(request: web.Request, following: int | None) -> dict[str, str]:
+    """The header that leads to the page `after` this one, with all else that was asked; none at the end."""
+    if following is None:
+        return {}
+    return {"Link": f'<{request.path}?{urlencode({**request.query, "after": following})}>; rel="next"'}
+
+
+async def reached(view: Projection, position: int) -> None:
+    """Returns when the view holds `position`; Unacceptable (503) if that takes too long."""
+    try:
+        await view.reached(position, VIEW_SECONDS)
+    except TimeoutError:
+        behind = f"the {view.view.name} is at position {view.position}, not yet at {position}"
+        again = {"Retry-After": str(AGAIN_SECONDS)}
+        raise Unacceptable(503, "view_behind", f"{behind}: ask again", headers=again) from None
