@@ -1,11 +1,14 @@
-"""Whether the system can work, found out by asking: Postgres, NATS, and how far view and relay are behind.
+"""Whether the system can work, found out by asking: Postgres, NATS, and how far views and relay are behind.
 
 An orphan, a task that nothing will move any more, is a fault of ours, but no reason to send work elsewhere: it is
-counted, and `ready` does not depend on it.
+counted, and `ready` does not depend on it. Nor does it on a view that is halted, which is named: commands are decided,
+agents work and all other views go on without it. All but `recovery`: what began after its position has no deadline, no
+lease runs out there and no retry begins, so that with it halted nobody should be sent here.
 """
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -21,7 +24,7 @@ from ledger.ports import Bus
 from ledger.postgres import Pool
 from ledger.stream import Refusal
 from projections.project import Projection
-from projections.recovery import standing
+from projections.recovery import Recovery, standing
 
 ANSWER_SECONDS = 2.0
 COUNTED_SECONDS = 5.0
@@ -30,11 +33,14 @@ BEHIND_EVENTS = 10_000
 
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`behind` counts events; None where there is nothing to count, or nobody knows."""
+    """`behind` counts events; None where there is nothing to count, or nobody knows. `halted` is the position that a
+    view cannot go beyond; with `needed` false the system works without it."""
 
     ok: bool
     detail: str
     behind: int | None = None
+    halted: int | None = None
+    needed: bool = True
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -42,10 +48,11 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """`orphans` is null if nobody can tell; `checks` are there if it was asked `verbose`ly."""
+    """`orphans` is null if nobody can tell; `halted` names views that cannot go on; `checks` are there if it was asked `verbose`ly."""
 
     ready: bool
     orphans: int | None
+    halted: list[str]
     checks: dict[str, Check] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -61,8 +68,8 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Health:
-    def __init__(self, ledger: Ledger, bus: Bus, board: Projection, pool: Pool, version: str) -> None:
-        self._ledger, self._bus, self._board = ledger, bus, board
+    def __init__(self, ledger: Ledger, bus: Bus, views: Sequence[Projection], pool: Pool, version: str) -> None:
+        self._ledger, self._bus, self._views = ledger, bus, views
         self._about, self._orphans = About(version, ledger.tenant), Orphans(pool)
 
     async def live(self, _: web.Request) -> web.Response:
@@ -71,10 +78,11 @@ class Health:
     async def ready(self, request: web.Request) -> web.Response:
         """200 if work can be done, else 503."""
         query = requests.query(request, Asked)
-        found, orphans = await asyncio.gather(checks(self._ledger, self._bus, self._board), self._orphans.count())
-        ready = all(check.ok for check in found.values())
+        found, orphans = await asyncio.gather(checks(self._ledger, self._bus, self._views), self._orphans.count())
+        ready = all(check.ok for check in found.values() if check.needed)
+        halted = [name for name, check in found.items() if check.halted is not None]
         shown = found if query.verbose else msgspec.UNSET
-        return json(Readiness(ready, orphans, shown), 200 if ready else 503)
+        return json(Readiness(ready, orphans, halted, shown), 200 if ready else 503)
 
     async def about(self, _: web.Request) -> web.Response:
         return json(self._about)
@@ -86,14 +94,15 @@ class Health:
     )
 
 
-async def checks(ledger: Ledger, bus: Bus, board: Projection) -> dict[str, Check]:
+async def checks(ledger: Ledger, bus: Bus, views: Sequence[Projection]) -> dict[str, Check]:
     """The state of each part, as of now; never raises, never takes longer than two seconds."""
     (postgres, head), nats, unpublished = await asyncio.gather(_postgres(ledger), _nats(bus), _unpublished(ledger))
     if head is not None and unpublished is not None:
         relayed: int | None = head - unpublished
     else:
         relayed = ledger.relay.last if ledger.relay else None
-    return {"postgres": postgres, "nats": nats, "board": _lag(head, board.position), "relay": _lag(head, relayed)}
+    of_views = {projection.view.name: _view(head, projection) for projection in views}
+    return {"postgres": postgres, "nats": nats, "relay": _lag(head, relayed), **of_views}
 
 
 class Orphans:
@@ -147,6 +156,14 @@ async def _unpublished(ledger: Ledger) -> int | None:
             return None if ledger.relay is None else await ledger.relay.measure()
     except (LedgerError, Refusal, ConnectionError, TimeoutError):
         return None
+
+
+def _view(head: int | None, projection: Projection) -> Check:
+    halted, needed = projection.halted, projection.view.name == Recovery.name
+    if halted is None:
+        return _lag(head, projection.position)
+    behind = None if head is None else max(0, head - projection.position)
+    return Check(False, f"halted: {halted.reason}", behind, halted.position, needed)
 
 
 def _lag(head: int | None, position: int | None) -> Check:

@@ -5,7 +5,7 @@ for the view to be there. The same Idempotency-Key gets the same answer for as l
 that goes wrong is a problem document (`gateway/problems.py`).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from aiohttp import web
 
@@ -44,6 +44,7 @@ def application(
     executor: Executor,
     ledger: Ledger,
     board: Projection,
+    views: Sequence[Projection] = (),
     pool: Pool,
     bus: Bus,
     agents: Agents,
@@ -55,7 +56,8 @@ def application(
     max_queued: int = 1_000,
     hosts: Collection[str] = (),
 ) -> web.Application:
-    """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`.
+    """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
+    `views` are all that are projected, which readiness tells of.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
     most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
@@ -73,7 +75,7 @@ def application(
         *([Line(slots)] if slots else []),
         agents,
         events,
-        Health(ledger, bus, board, pool, version),
+        Health(ledger, bus, views or (board,), pool, version),
         Metrics(pool, version),
     )
     app.on_response_prepare.append(_protect)

@@ -16,6 +16,7 @@ from domain.acts import InvalidTasks
 from domain.errors import Conflict, Full, NotFound, Refused
 from domain.validate import InvalidPlan, Problem
 from ledger.errors import LedgerClosed, LedgerUnavailable, NotRecordable, WrongVersion
+from projections.standing import Halted
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -107,6 +108,8 @@ def understood(error: Exception) -> Unacceptable | None:
             return Unacceptable(503, "ledger_unavailable", str(error).strip(), headers=again)
         case psycopg.errors.UndefinedTable():
             return Unacceptable(503, "view_behind", "the view is being made: ask again", headers=again)
+        case Halted():
+            return Unacceptable(503, "view_halted", str(error))
         case WrongVersion():
             return Unacceptable(503, "contention", f"others kept changing it meanwhile: {error}", headers=again)
         case web.HTTPException(status=status, reason=reason, headers=headers) if status >= 400:

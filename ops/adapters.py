@@ -18,6 +18,7 @@ from ledger.ledger import Ledger
 from ledger.postgres import Connection, Pool
 from projections import agents, recovery
 from projections.project import Projection
+from projections.standing import Halted
 
 HEARD = "SELECT beat_at FROM presence WHERE (workflow, run, token) = ('', '', 0)"
 LISTEN = "INSERT INTO presence VALUES ('', '', 0, %(now)s) ON CONFLICT DO NOTHING"
@@ -96,7 +97,7 @@ class Timers:
                 await recovery.beat(connection, own, time.time())
             async with self._view.reading(head.position, timeout_seconds=2.0) as connection:
                 current = await recovery.held(connection, leases)
-        except (TimeoutError, LedgerUnavailable, psycopg.OperationalError):
+        except (TimeoutError, LedgerUnavailable, Halted, psycopg.OperationalError):
             return []
         return [Held(*lease) for lease in leases if lease not in current]
 

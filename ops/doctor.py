@@ -1,4 +1,7 @@
-"""What could keep Cairn from running here, looked at one by one; nothing is changed and no server is started."""
+"""What could keep Cairn from running here, looked at one by one; nothing is changed and no server is started.
+
+It is long because every finding stands here beside what to do about it.
+"""
 
 import asyncio
 import contextlib
@@ -16,9 +19,10 @@ from typing import Literal
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from cairn.bus import Bus
-from ledger.names import schema_of
+from ledger.names import schema_of, views_of
 from ledger.postgres import Connection
 from ledger.roles import lacking
 from ops.embedded.child import ServerFailed, left_behind
@@ -26,6 +30,7 @@ from ops.embedded.nats import Nats, remembered
 from ops.embedded.nats import wheel_binary as nats_binary
 from ops.embedded.postgres import MAJOR, SOCKETS, Postgres, wheel_binaries
 from ops.settings import Settings
+from projections.standing import standings
 
 PYTHON = (3, 11)
 GLIBC = (2, 28)
@@ -138,6 +143,7 @@ async def _postgres(settings: Settings) -> list[Line]:
             row = await (await connection.execute(query)).fetchone()
             after = time.time()
             role = await _role(connection, settings.tenant)
+            views = await _views(connection, settings.tenant)
     except psycopg.Error as error:
         fix = "start it, or correct DATABASE_URL" if settings.database_url else "see log/postgres.log, then 'cairn up'"
         return [Line("fail", "Postgres", f"does not answer: {error}".strip(), fix)]
@@ -153,7 +159,7 @@ async def _postgres(settings: Settings) -> list[Line]:
         lines.append(Line("fail", "durability", f"fsync {fsync}, synchronous_commit {commit}", fix))
     else:
         lines.append(Line("ok", "durability", f"fsync {fsync}, synchronous_commit {commit}"))
-    lines.append(role)
+    lines += [role, *views]
     skew = max(before - float(clock), float(clock) - after, 0.0)
     if skew > SKEW_SECONDS:
         lines.append(Line("warn", "clock", f"{skew:.1f} s apart from Postgres", "synchronise both clocks (NTP)"))
@@ -165,6 +171,23 @@ async def _role(connection: Connection, tenant: str) -> Line:
     if why:
         return Line("warn", "role", why, f"as a user who may, in psql: {fix}")
     return Line("ok", "role", f"the ledger acts as {schema_of(tenant)}, which can append and read")
+
+
+async def _views(connection: Connection, tenant: str) -> list[Line]:
+    path = sql.SQL("SET search_path TO {}, pg_temp").format(sql.Identifier(views_of(tenant)))
+    await connection.execute(path)
+    try:
+        found = await standings(connection)
+    except psycopg.errors.InsufficientPrivilege:
+        return [Line("warn", "views", "not visible for this user")]
+    fix = "upgrade, or mend the view: the event is tried again at the next start and by 'cairn projections rebuild {}'"
+    lines = [
+        Line("fail", f"view {one.name}", f"halted at position {one.position + 1}: {one.halted}", fix.format(one.name))
+        for one in found
+        if one.halted is not None
+    ]
+    goes_on = [f"{one.name} at {one.position}" for one in found if one.halted is None]
+    return [*lines, Line("ok", "views", ", ".join(goes_on))] if goes_on else lines
 
 
 async def _nats(settings: Settings) -> list[Line]:

@@ -101,7 +101,8 @@ async def up(
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
         executor = Executor(ledger)
         board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-        for projection in (board, recovery):
+        views = (board, recovery)
+        for projection in views:
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)
         valve = Valve(bus, ledger, executor)
@@ -119,8 +120,7 @@ async def up(
                 group.create_task(job)
                 for job in (
                     servers.watch(),
-                    board.run(ledger),
-                    recovery.run(ledger),
+                    *(view.run(ledger) for view in views),
                     Inbox(bus, executor, settings.tenant).run(),
                     deadlines.run(),
                     registry.run(),
@@ -133,7 +133,7 @@ async def up(
             await roster.open()
             token = secrets.token_urlsafe(32)
             app = application(
-                executor=executor, ledger=ledger, board=board, pool=readers, bus=bus, token=token,
+                executor=executor, ledger=ledger, board=board, views=views, pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
                 slots=slots, max_queued=settings.max_queued, hosts=[settings.listen.rpartition(":")[0].strip("[]")],

@@ -28,6 +28,7 @@ from projections.board_rows import (
     WorkflowRow,
     WorkflowStatus,
 )
+from projections.project import View
 from projections.rows import load, store
 from projections.sql import statements
 from projections.waiting import waiting_on
@@ -137,7 +138,7 @@ def _tell_slots(detail: BoardDetail, slots: dict[str, str]) -> None:
             task.waiting_on = slots.get("", task.waiting_on)
 
 
-class Board:
+class Board(View):
     """The view. One instance belongs to one projection."""
 
     name = "board"

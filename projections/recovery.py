@@ -14,6 +14,7 @@ from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from projections.limits import SQL as LIMITS
 from projections.limits import Limits
+from projections.project import View
 from projections.recovery_fold import Changes, Flow, Kind, Wait
 from projections.rows import load, text
 from projections.sql import statements
@@ -75,7 +76,7 @@ _ORPHANS = msgspec.json.Decoder(list[Orphan])
 _STANDING = msgspec.json.Decoder(Standing)
 
 
-class Recovery:
+class Recovery(View):
     """The view. One instance belongs to one projection.
 
     The waits of workflows are kept for the next batch: nobody else changes them, or the projection's cursor would have

@@ -3,14 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import aiohttp
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from served import PLAN, TOKEN, Line, Served, asking, served
 
+from domain.events import ReportRefused
 from gateway.access import access
 from ledger import writer
+from ledger.append import Append, NewEvent
+from ledger.codec import event_id
+from projections.standing import Halted
 
 
 @pytest.fixture
@@ -80,10 +85,10 @@ async def test_probes_need_no_token_and_say_how_it_stands(system: Served) -> Non
             found = await response.json()
             assert (found["name"], found["version"]) == ("cairn", "0.0.test")
         async with session.get("/readyz") as response:
-            assert (response.status, await response.json()) == (200, {"ready": True, "orphans": 0})
+            assert (response.status, await response.json()) == (200, {"ready": True, "orphans": 0, "halted": []})
         async with session.get("/readyz?verbose") as response:
             found = await response.json()
-            assert (found["ready"], set(found["checks"])) == (True, {"postgres", "nats", "board", "relay"})
+            assert (found["ready"], set(found["checks"])) == (True, {"postgres", "nats", "relay", "board", "recovery"})
             assert found["checks"]["board"]["behind"] == 0
 
 
@@ -106,7 +111,7 @@ async def test_readiness_ends_with_postgres_and_with_nats(
                 assert response.status == 201  # recorded; the bus hears of it later
             to_postgres.cut()
             status, failing = await _failing(session)
-            assert (status, failing) == (503, {"postgres", "nats", "board", "relay"})
+            assert (status, failing) == (503, {"postgres", "nats", "relay", "board", "recovery"})
             async with (
                 session.get("/api/v1/workflows") as read,
                 session.post("/api/v1/workflows", json={"plan": PLAN, "id": "x"}) as written,
@@ -134,3 +139,35 @@ async def _postgres(parameters: dict[str, str]) -> tuple[asyncio.StreamReader, a
 
 async def _tcp(host: str | None, port: int | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(host, port)
+
+
+async def test_a_view_that_is_halted_is_named_and_not_read_beyond_while_all_else_goes_on(system: Served) -> None:
+    refused = ReportRefused(task="t", run="t/1", token=1, agent="ann", kind="started", why="")
+    async with asking(system.url) as session:
+        async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
+            before = (await response.json())["position"]
+        await system.ledger.append(Append("workflow-ghost", 0, [NewEvent(refused, event_id(uuid4(), 0), "tests")]))
+        async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
+            position = (await response.json())["position"]
+        await system.recovery.reached(position)
+        for at_least, expected in ((position, (503, "view_halted")), (before, (200, None))):
+            async with session.get("/api/v1/workflows", params={"at_least": at_least}) as response:
+                found = await response.json(content_type=None)
+                assert (response.status, found.get("code")) == expected
+        async with session.get("/readyz?verbose") as response:
+            found = await response.json()
+            assert (response.status, found["halted"]) == (200, ["board"])
+            check = found["checks"]["board"]
+            assert (check["ok"], check["halted"], check["needed"]) == (False, before + 1, False)
+            assert check["detail"] == (
+                "halted: LookupError: workflow ghost was never started (a report.refused of workflow-ghost)"
+            )
+            assert found["checks"]["recovery"] == {"ok": True, "detail": f"at position {position}", "behind": 0}
+        async with system.pool.connection() as connection:
+            await connection.execute("DROP TABLE waits")
+        async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
+            position = (await response.json())["position"]
+        with pytest.raises(Halted, match=r"recovery halted .*UndefinedTable"):
+            await system.recovery.reached(position)
+        async with session.get("/readyz") as response:
+            assert (response.status, (await response.json())["halted"]) == (503, ["board", "recovery"])

@@ -38,7 +38,7 @@ async def test_tasks_are_counted_by_what_they_wait_on_and_orphans_are_seen(
         found = await scraped(session, accept, parse)
         assert (found["cairn_orphans",], found["cairn_waits", "slot"]) == (1.0, 0.0)
         async with session.get("/readyz") as response:
-            assert (response.status, await response.json()) == (200, {"ready": True, "orphans": 1})
+            assert (response.status, await response.json()) == (200, {"ready": True, "orphans": 1, "halted": []})
 
 
 async def test_nobody_can_tell_while_the_views_are_being_made(postgres_url: str, nats_url: str, tenant: str) -> None:

@@ -4,13 +4,24 @@ import asyncio
 import socket
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
+from domain.events import ReportRefused
+from ledger.append import Append, NewEvent
+from ledger.cancel import end
+from ledger.codec import event_id
+from ledger.ledger import Ledger
+from ledger.postgres import pool
 from ops.doctor import Line, examine
 from ops.embedded import embedded
 from ops.settings import Settings, load
+from projections.board import Board
+from projections.project import Projection
+from projections.recovery import Recovery
+from projections.standing import Halted
 
 
 def settings_for(data_dir: Path, **flags: Any) -> Settings:
@@ -69,6 +80,30 @@ async def test_a_user_who_may_not_make_roles_is_told_what_to_run(
         assert line.status == "warn"
         await connection.execute(line.fix.partition("psql: ")[2])
         assert (await findings(settings))["role"].status == "ok"
+
+
+async def test_a_view_that_is_halted_is_a_failure_with_its_position_and_reason(
+    data_dir: Path, postgres_url: str, nats_url: str, tenant: str
+) -> None:
+    settings = settings_for(data_dir, database_url=postgres_url, nats_url=nats_url, tenant=tenant)
+    refused = ReportRefused(task="t", run="t/1", token=1, agent="ann", kind="started", why="")
+    async with (
+        Ledger.open(postgres_url, tenant=tenant) as ledger,
+        pool(postgres_url, tenant, size=4, views=True) as some,
+    ):
+        assert "views" not in await findings(settings)
+        views = [Projection(some, view) for view in (Board(), Recovery())]
+        running = [asyncio.create_task(view.run(ledger)) for view in views]
+        await ledger.append(Append("workflow-ghost", 0, [NewEvent(refused, event_id(uuid4(), 0), "tests")]))
+        await views[1].reached(1)
+        with pytest.raises(Halted):
+            await views[0].reached(1)
+        found = await findings(settings)
+        await end(running)
+    assert found["view board"].status == "fail"
+    assert found["view board"].detail.startswith("halted at position 1: LookupError: workflow ghost was never started")
+    assert "cairn projections rebuild board" in found["view board"].fix
+    assert found["views"] == Line("ok", "views", "recovery at 1")
 
 
 async def test_servers_that_are_away_are_named_with_the_setting_to_correct(data_dir: Path) -> None:

@@ -36,9 +36,9 @@ async def opened(url: str) -> AsyncIterator[tuple[Ledger, Pool]]:
             await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}, {} CASCADE").format(*schemas))
 
 
-async def record(ledger: Ledger, decisions: Sequence[Decision]) -> list[int]:
-    """Appends each decision; the position after each of them."""
-    versions: dict[str, int] = {}
+async def record(ledger: Ledger, decisions: Sequence[Decision], versions: dict[str, int] | None = None) -> list[int]:
+    """Appends each decision; the position after each of them. `versions` of the streams are kept for the next call."""
+    versions = {} if versions is None else versions
     ends = []
     for workflow, events in decisions:
         stream, command = f"workflow-{workflow}", uuid4()

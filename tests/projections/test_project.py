@@ -1,20 +1,24 @@
 """The cursor and the rows stay together, whatever happens to the process, the connection or the view."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from random import Random
 
+import msgspec
 import pytest
 from histories import history
 from stage import WAIT_SECONDS, Sliced, opened, projected, record, tables
 
-from domain.events import ReportRefused
+from domain.events import ReportRefused, WorkflowStarted
+from ledger.cancel import end
 from ledger.ledger import Ledger
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from projections.board import Board, workflows
-from projections.project import Halted, Projection
+from projections.project import Projection
 from projections.recovery import Recovery
+from projections.standing import Halted, Outdated, standings
 
 HISTORY = history(Random(7), 4, 150)
 OF_BOARD = ("board_workflows", "board_tasks", "board_attempts", "board_asks")
@@ -119,20 +123,100 @@ async def test_nobody_reads_what_a_crash_of_postgres_took_back_before_it_is_ther
         await asyncio.wait([running])
 
 
+async def poisoned(ledger: Ledger) -> tuple[int, int]:
+    """Records HISTORY and then an event of a workflow that was never started; the positions of both ends."""
+    refused = ReportRefused(task="t", run="t/1", token=1, agent="ann", kind="started", why="")
+    before = (await record(ledger, HISTORY))[-1]
+    return before, (await record(ledger, [("ghost", [refused])]))[0]
+
+
 async def test_an_event_that_cannot_be_folded_halts_its_view_right_before_it_and_no_other(postgres_url: str) -> None:
     async with opened(postgres_url) as (ledger, connections):
-        before = (await record(ledger, HISTORY))[-1]
-        [bad] = await record(
-            ledger, [("ghost", [ReportRefused(task="t", run="t/1", token=1, agent="ann", kind="started", why="")])]
-        )
+        before, bad = await poisoned(ledger)
         board, other = Projection(connections, Board()), Projection(connections, Recovery())
-        with pytest.raises(Halted, match=rf"board halted at position {bad}: .*ghost was never started") as halted:
-            await projected(board, ledger, bad)
-        assert (halted.value.view, halted.value.position) == ("board", bad)
-        await board.reached(before)
-        with pytest.raises(TimeoutError):
-            await board.reached(bad, timeout_seconds=0.1)
-        await projected(other, ledger, bad)
+        elsewhere = Projection(connections, Board())
+        running = [asyncio.create_task(one.run(ledger)) for one in (board, other)]
+        for reader in (board, elsewhere):
+            with pytest.raises(Halted, match=rf"board halted at position {bad}: .*ghost was never started") as halted:
+                await reader.reached(bad, WAIT_SECONDS)
+            assert (halted.value.view, halted.value.position) == ("board", bad)
+            await reader.reached(before)
+        await other.reached(bad, WAIT_SECONDS)
+        async with connections.connection() as connection:
+            stand = {one.name: one for one in await standings(connection)}
+        assert (stand["board"].position, stand["recovery"].position) == (before, bad)
+        assert "LookupError: workflow ghost was never started (a report.refused of " in str(stand["board"].halted)
+        assert stand["recovery"].halted is None
+        assert not any(task.done() for task in running)
+        await end(running)
+
+
+class Mended(Board):
+    """Does not mind what was never started."""
+
+    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+        await super().apply(connection, [one for one in batch if one.stream != "workflow-ghost"])
+
+
+async def mended_to(projection: Projection, position: int) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            with contextlib.suppress(Halted):
+                return await projection.reached(position, WAIT_SECONDS)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_halted_view_goes_on_when_another_program_can_fold_the_event_and_where_it_is_rebuilt(
+    postgres_url: str,
+) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        _, bad = await poisoned(ledger)
+        halted = Projection(connections, Board())
+        running = asyncio.create_task(halted.run(ledger))
+        with pytest.raises(Halted):
+            await halted.reached(bad, WAIT_SECONDS)
+        mended = asyncio.create_task(Projection(connections, Mended()).run(ledger))
+        await mended_to(halted, bad)
+        await end([mended])
+        _, [started, *_] = history(Random(8), 1, 1)[0]
+        assert isinstance(started, WorkflowStarted)
+        [further] = await record(ledger, [("later", [msgspec.structs.replace(started, workflow="later")])])
+        await halted.reached(further, WAIT_SECONDS)
+
+        await halted.rebuild()
+        with pytest.raises(Halted, match=f"position {bad}"):
+            await halted.reached(further, WAIT_SECONDS)
+        halted.view = Mended()
+        await Projection(connections, Board()).rebuild()
+        await mended_to(halted, further)
+        await end([running])
+
+
+class Lazy(Recovery):
+    pace_seconds = 60.0
+    transactions = 0
+
+    async def apply(self, connection: Connection, batch: Sequence[Recorded]) -> None:
+        self.transactions += 1
+        await super().apply(connection, batch)
+
+
+async def test_a_lazy_view_lets_events_gather_and_who_asks_for_a_position_does_not_wait_for_that(
+    postgres_url: str,
+) -> None:
+    async with opened(postgres_url) as (ledger, connections):
+        lazy, urgent = Lazy(), Projection(connections, Board())
+        projection = Projection(connections, lazy)
+        running = [asyncio.create_task(one.run(ledger)) for one in (projection, urgent)]
+        head = 0
+        versions: dict[str, int] = {}
+        for decision in HISTORY[:40]:
+            [head] = await record(ledger, [decision], versions)
+            await urgent.reached(head, WAIT_SECONDS)
+        assert lazy.transactions <= 2
+        await projection.reached(head, WAIT_SECONDS)
+        assert lazy.transactions <= 3
+        await end(running)
 
 
 async def test_a_view_of_a_higher_version_is_replayed_and_its_older_program_stops(postgres_url: str) -> None:
@@ -145,9 +229,9 @@ async def test_a_view_of_a_higher_version_is_replayed_and_its_older_program_stop
         await projected(Projection(connections, Newer()), ledger, head)
         assert await tables(connections, OF_BOARD) == first
         newer, ours = Newer.version, Board.version
-        with pytest.raises(Halted, match=f"its tables are of version {newer}, this program has version {ours}"):
+        with pytest.raises(Outdated, match=f"its tables are of version {newer}, this program has version {ours}"):
             await asyncio.wait_for(running, WAIT_SECONDS)
-        with pytest.raises(Halted, match=f"version {newer}"):
+        with pytest.raises(Outdated, match=f"version {newer}"):
             await Projection(connections, Board()).install()
 
 

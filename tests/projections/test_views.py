@@ -128,7 +128,7 @@ SAID = {
 """How the sentence about a kind of wait begins."""
 
 
-class Together:
+class Together(View):
     """Several views as one, so that they stand at the same position."""
 
     name, version = "together", 1

@@ -1,0 +1,53 @@
+"""The ledger as a view takes it: as it happens, and in large batches while there is much to catch up on."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Protocol
+
+from ledger.recorded import Recorded
+
+BEHIND_EVENTS = 1_000
+"""A view that is so far behind reads larger batches: what changes often is then written once."""
+BATCH_EVENTS = 5_000
+BATCH_BYTES = 8 * 1024 * 1024
+
+
+class Followed(Protocol):
+    """The part of the ledger that a projection needs."""
+
+    async def read(self, after: int, limit: int) -> list[Recorded]: ...
+
+    def follow(self, after: int) -> AsyncIterator[list[Recorded]]: ...
+
+
+async def batches(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
+    """Everything after a position, for ever."""
+    while True:
+        async with aclosing(_history(ledger, after)) as caught_up:
+            async for batch in caught_up:
+                after = batch[-1].position
+                yield batch
+        async with aclosing(ledger.follow(after)) as live:  # type: ignore[type-var]
+            async for batch in live:
+                after = batch[-1].position
+                yield batch
+                if len(batch) >= BEHIND_EVENTS:
+                    break
+
+
+async def _history(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
+    """What is there already. The next batch is read while the caller is at work on this one."""
+    limit, reading = BATCH_EVENTS, asyncio.ensure_future(ledger.read(after, BATCH_EVENTS))
+    try:
+        while batch := await reading:
+            whole = len(batch) == limit
+            size = sum(len(recorded.state) for recorded in batch) // len(batch)
+            limit = max(1, min(BATCH_EVENTS, BATCH_BYTES // (size + 1)))
+            if whole:
+                reading = asyncio.ensure_future(ledger.read(batch[-1].position, limit))
+            yield batch
+            if not whole:
+                return
+    finally:
+        reading.cancel()
