@@ -11,10 +11,9 @@ from domain.events import AskAnswered
 from domain.plan import Edit
 from gateway import requests
 from gateway.commands import Accepted, Commands
-from gateway.pages import Page, link, reached
+from gateway.pages import Page, link, reading
 from gateway.requests import Words
 from gateway.routes import API, COMMAND, Route, Routes, json
-from ledger.postgres import Pool
 from projections.board import AskRow, asks
 from projections.project import Projection
 
@@ -44,13 +43,12 @@ class Decision(Struct, forbid_unknown_fields=True):
 
 
 class Asks:
-    def __init__(self, commands: Commands, board: Projection, pool: Pool) -> None:
-        self._commands, self._board, self._pool = commands, board, pool
+    def __init__(self, commands: Commands, board: Projection) -> None:
+        self._commands, self._board = commands, board
 
     async def page(self, request: web.Request) -> web.Response:
         query = requests.query(request, Which)
-        await reached(self._board, query.at_least)
-        async with self._pool.connection() as connection:
+        async with reading(self._board, query.at_least) as connection:
             found = await asks(
                 connection, state=query.state, workflow=query.workflow, limit=query.limit + 1, after=query.after
             )

@@ -48,7 +48,8 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """`orphans` is null if nobody can tell; `halted` names views that cannot go on; `checks` are there if it was asked `verbose`ly."""
+    """`orphans` is null if nobody can tell; `halted` names views that cannot go on; `checks` are there if it was asked
+    `verbose`ly."""
 
     ready: bool
     orphans: int | None

@@ -67,11 +67,11 @@ def application(
     commands, events = Commands(executor, ledger), Events(ledger)
     serve(
         app,
-        Workflows(executor, ledger, board, pool, lease_seconds, prices, slots, max_queued),
+        Workflows(executor, ledger, board, lease_seconds, prices, slots, max_queued),
         Plans(),
         Acts(commands),
         Budgets(commands),
-        Asks(commands, board, pool),
+        Asks(commands, board),
         *([Line(slots)] if slots else []),
         agents,
         events,

@@ -1,5 +1,7 @@
 """A view, page by page: which page is asked for, how new it has to be, and where the next one is."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -8,6 +10,7 @@ from msgspec import Meta, Struct
 
 from gateway.problems import AGAIN_SECONDS, Unacceptable
 from gateway.requests import LARGEST_NUMBER, PAGE_ITEMS
+from ledger.postgres import Connection
 from projections.project import Projection
 
 VIEW_SECONDS = 5.0
@@ -33,11 +36,14 @@ def link(request: web.Request, following: int | None) -> dict[str, str]:
     return {"Link": f'<{request.path}?{urlencode({**request.query, "after": following})}>; rel="next"'}
 
 
-async def reached(view: Projection, position: int) -> None:
-    """Returns when the view holds `position`; Unacceptable (503) if that takes too long."""
-    try:
-        await view.reached(position, VIEW_SECONDS)
-    except TimeoutError:
-        behind = f"the {view.view.name} is at position {view.position}, not yet at {position}"
-        again = {"Retry-After": str(AGAIN_SECONDS)}
-        raise Unacceptable(503, "view_behind", f"{behind}: ask again", headers=again) from None
+@asynccontextmanager
+async def reading(view: Projection, position: int) -> AsyncIterator[Connection]:
+    """A connection that sees the view at `position` or beyond; Unacceptable (503) if that takes too long."""
+    async with AsyncExitStack() as stack:
+        try:
+            connection = await stack.enter_async_context(view.reading(position, VIEW_SECONDS))
+        except TimeoutError:
+            behind = f"the {view.view.name} is at position {view.position}, not yet at {position}"
+            again = {"Retry-After": str(AGAIN_SECONDS)}
+            raise Unacceptable(503, "view_behind", f"{behind}: ask again", headers=again) from None
+        yield connection

@@ -15,13 +15,12 @@ from domain.usage import Prices
 from domain.validate import parse
 from gateway import requests
 from gateway.commands import Accepted
-from gateway.pages import AtLeast, Page, Position, link, reached
+from gateway.pages import AtLeast, Page, Position, link, reading
 from gateway.routes import API, COMMAND, Route, Routes, json
 from gateway.start import Starts
 from handlers.execute import Executor, Order, trace_of
 from handlers.slots import Slots
 from ledger.ledger import Ledger
-from ledger.postgres import Pool
 from projections.board import BoardDetail, WorkflowRow, workflow, workflows
 from projections.project import Projection
 from projections.used import Used, used
@@ -72,13 +71,12 @@ class Workflows:
         executor: Executor,
         ledger: Ledger,
         board: Projection,
-        pool: Pool,
         lease_seconds: float,
         prices: Prices | None,
         slots: Slots | None,
         max_queued: int,
     ) -> None:
-        self._ledger, self._board, self._pool = ledger, board, pool
+        self._ledger, self._board = ledger, board
         self._lease_seconds, self._prices = lease_seconds, prices
         self._limits = slots.limits if slots else Limits()
         self._starts = Starts(executor, ledger, slots, max_queued)
@@ -110,10 +108,9 @@ class Workflows:
 
     async def page(self, request: web.Request) -> web.Response:
         query = requests.query(request, Which)
-        await reached(self._board, query.at_least)
         limit, before, status = query.limit, query.after, query.status
         found: list[WorkflowRow] = []
-        async with self._pool.connection() as connection:
+        async with reading(self._board, query.at_least) as connection:
             while len(found) <= limit:
                 chunk = await workflows(connection, requests.PAGE_ITEMS if status else limit + 1, before)
                 found += [row for row in chunk if status in (None, row.status) or (status == "paused" and row.paused)]
@@ -125,17 +122,15 @@ class Workflows:
 
     async def detail(self, request: web.Request) -> web.Response:
         query, name = requests.query(request, AtLeast), requests.workflow_of(request)
-        await reached(self._board, query.at_least)
-        if (found := await self._find(name)) is None:
+        if (found := await self._find(name, query.at_least)) is None:
             # Most likely it is being started: whoever was told so has to find it.
-            await reached(self._board, (await self._ledger.head()).position)
-            found = await self._find(name)
+            found = await self._find(name, (await self._ledger.head()).position)
         if found is None:
             raise NotFound(f"there is no workflow {name}")
         return json(Detail(found.workflow, found.tasks, found.attempts, found.asks, used(found)))
 
-    async def _find(self, name: str) -> BoardDetail | None:
-        async with self._pool.connection() as connection:
+    async def _find(self, name: str, at_least: int) -> BoardDetail | None:
+        async with reading(self._board, at_least) as connection:
             return await workflow(connection, name)
 
     routes: ClassVar[Routes] = (

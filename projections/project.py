@@ -12,8 +12,9 @@ readers find less than there is.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import LiteralString, Protocol
 
 import psycopg
@@ -130,17 +131,15 @@ class Projection:
 
         What this process knows is not enough: a crash of Postgres takes the last steps back, and they come again.
         """
-        async with AsyncExitStack() as stack:
-            async with asyncio.timeout(timeout_seconds):
-                while True:
-                    await self.reached(position, timeout_seconds)
-                    connection = await stack.enter_async_context(self._pool.connection())
-                    found = await self._read(connection)
-                    if found is not None and found.position >= position:
-                        break
-                    await stack.aclose()
-                    await self._look()
-            yield connection
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            await self.reached(position, deadline - time.monotonic())
+            async with self._pool.connection() as connection:
+                found = await self._read(connection) if position else None
+                if not position or (found is not None and found.position >= position):
+                    yield connection
+                    return
+            await self._look()
 
     async def moved(self) -> None:
         """Returns at the next step of the view that this process makes."""

@@ -56,16 +56,8 @@ class Served(NamedTuple):
 
     def application(self, **more: Any) -> web.Application:
         return application(
-<<<<<<< HEAD
-            executor=self.executor, ledger=self.ledger, board=self.board, pool=self.pool, bus=self.bus,
-            agents=self.agents, token=TOKEN, version="0.0.test", **more,
-||||||| parent of 234649a (views: an event that cannot be folded halts its view alone, and says so beside its cursor; a view may let events gather longer)
-            executor=self.executor, ledger=self.ledger, board=self.board, pool=self.pool, bus=self.bus,
-            agents=self.agents, token=TOKEN, version="0.0.test",
-=======
             executor=self.executor, ledger=self.ledger, board=self.board, views=(self.board, self.recovery),
-            pool=self.pool, bus=self.bus, agents=self.agents, token=TOKEN, version="0.0.test",
->>>>>>> 234649a (views: an event that cannot be folded halts its view alone, and says so beside its cursor; a view may let events gather longer)
+            pool=self.pool, bus=self.bus, agents=self.agents, token=TOKEN, version="0.0.test", **more,
         )  # fmt: skip
 
     async def head(self) -> int:
