@@ -46,7 +46,7 @@ from ledger.verify import verify
 from ops.serve import Up
 from projections.board import workflow as board_of
 from projections.board_fold import Changes
-from projections.board_rows import BoardAttempt, BoardTask
+from projections.board_rows import AttemptRow, TaskRow, WorkflowRow
 from projections.rows import text
 from tests.cluster import fast_disk, with_cluster
 
@@ -414,16 +414,16 @@ async def _same_on_board(connection: Connection, events: Sequence[Recorded]) -> 
         assert detail is not None, f"the board does not have {name}"
         for task in detail.tasks:
             task.waiting_on = None
-        tasks = _as_read([entry.task for entry in fold.entries.values() if entry.task.workflow == name], BoardTask)
-        attempts = _as_read([attempt for attempt in fold.attempts.values() if attempt.workflow == name], BoardAttempt)
-        assert detail.workflow == fold.workflows[name]
+        tasks = _as_read([entry.task for entry in fold.entries.values() if entry.task.workflow == name], TaskRow)
+        attempts = _as_read([attempt for attempt in fold.attempts.values() if attempt.workflow == name], AttemptRow)
+        assert [detail.workflow] == _as_read([fold.workflows[name]], WorkflowRow)
         assert {it.task: it for it in detail.tasks} == {it.task: it for it in tasks}
         assert {(it.task, it.run): it for it in detail.attempts} == {(it.task, it.run): it for it in attempts}
         state = replay([event.event for event in history])  # type: ignore[misc]
         assert {it.task: it.status for it in detail.tasks} == {it.spec.id: it.status for it in state.tasks.values()}
 
 
-def _as_read(rows: Sequence[T], kind: type[T]) -> list[T]:
+def _as_read(rows: Sequence[object], kind: type[T]) -> list[T]:
     """Postgres has no NUL in its texts, and readers get no more than `kind`."""
     return msgspec.json.decode(text(rows), type=list[kind])  # type: ignore[valid-type]
 
