@@ -33,7 +33,9 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
+from structlog.contextvars import bind_contextvars
 
+from cairn import trace
 from cairn.admission import admitted
 from cairn.bus import Bus, Message
 from cairn.calls import CairnError
@@ -82,6 +84,7 @@ class _Run(NamedTuple):
     task: Task
     begun: str
     work: asyncio.Task[None]
+    span: trace.Run
 
 
 class Agent:
@@ -129,6 +132,8 @@ class Agent:
 
     def run(self, where: Connection | None = None) -> None:
         """Works until SIGINT or SIGTERM, then stops as `serve` does; a second SIGINT ends it at once."""
+
+        trace.configure("cairn-agent", version("cairn"))
 
         async def main() -> None:
             stop = asyncio.Event()
@@ -183,6 +188,7 @@ class Agent:
             await asyncio.wait([run.work for run in self._runs.values()], timeout=DRAIN_SECONDS)
         for key in list(self._runs):
             run = self._runs.pop(key)
+            run.span.end("failed", run.task.usage, "agent_lost")
             run.work.cancel()
             outcome = _failure("agent_lost", f"{self.name} was stopped")
             outbox.report(key[0], {**outcome, **_used(run.task), **run.lease}, keep=True)
@@ -275,28 +281,43 @@ class Agent:
         self, message: Message, dispatch: _Dispatch, outbox: Outbox, where: Connection, group: asyncio.TaskGroup
     ) -> None:
         task = dispatch.data
-        task.position, task.traceparent = int(dispatch.sequence), dispatch.traceparent
         key = (task.workflow, task.run, task.token)
+        run, stored = self._runs.get(key), asyncio.Event() if message.delivered > 1 else None
+        if run is not None:  # it was offered again before it was known that it has begun
+            outbox.report(task.workflow, {"kind": "started", **run.lease}, answers=message, stored=stored)
+            return
+        task.position = int(dispatch.sequence)
+        span = trace.Run(task, self.name, (message.headers or {}).get("traceparent") or dispatch.traceparent)
+        task.traceparent = span.traceparent
         lease = {"task": task.task, "run": task.run, "token": task.token, "traceparent": task.traceparent}
-        stored = asyncio.Event() if message.delivered > 1 else None
         begun = outbox.report(task.workflow, {"kind": "started", **lease}, answers=message, stored=stored)
-        if key not in self._runs:
-            desk = _Desk(outbox, task.workflow, lease)
-            work = group.create_task(self._hold(key, task.at(desk), desk, where, stored))
-            self._runs[key] = _Run(task.lease_seconds, lease, task, begun, work)
+        desk = _Desk(outbox, task.workflow, lease)
+        work = group.create_task(self._hold(key, task.at(desk), desk, where, stored, span))
+        self._runs[key] = _Run(task.lease_seconds, lease, task, begun, work, span)
 
-    async def _hold(self, key: Key, task: Task, desk: "_Desk", where: Connection, stored: asyncio.Event | None) -> None:
+    async def _hold(
+        self, key: Key, task: Task, desk: "_Desk", where: Connection, stored: asyncio.Event | None, span: trace.Run
+    ) -> None:
         """One run from its dispatch to its outcome; one that is cancelled has lost its lease, or is handed back.
 
         It begins before it is known that it has. Only what was delivered before waits until that is `stored`: if it has
         ended the agent which had it, it ends this one too, and then that counts.
         """
+        bind_contextvars(
+            workflow=task.workflow, correlation_id=task.workflow, task=task.task, run=task.run, attempt=task.attempt,
+            position=task.position, agent=self.name,
+        )  # fmt: skip
+        log.debug("%s has begun", task.run)
         try:
             if stored:
                 await stored.wait()
-            outcome = await self._outcome(task, where)
+            with span.current():
+                outcome = await self._outcome(task, where)
+            log.debug("%s has ended: %s", task.run, outcome["kind"])
+            span.end(outcome["kind"], task.usage, outcome.get("failure", {}).get("type", ""))
             desk.say(outcome.pop("kind"), **outcome, **_used(task))
         finally:
+            span.end("lost", task.usage)
             desk.ended = True
             self._runs.pop(key, None)
             self._room.set()

@@ -34,6 +34,28 @@ def search_path() -> str:
     return os.environ.get("PATH", os.defpath)
 
 
+def traces_wanted(service: str) -> str | None:
+    """The name under which this program sends traces, `service` if OTEL_SERVICE_NAME is not set; None: it sends none.
+
+    Whoever says where to (OTEL_EXPORTER_OTLP_ENDPOINT or its like for traces) or how (OTEL_TRACES_EXPORTER) wants them.
+    ValueError for a way that we do not have.
+    """
+    env = os.environ
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    somewhere = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    disabled = env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if disabled or exporter == "none" or not (exporter or somewhere):
+        return None
+    protocol = (
+        env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    )
+    if exporter not in ("", "otlp") or protocol != "http/protobuf":
+        raise ValueError(
+            f"OTEL_TRACES_EXPORTER {exporter or 'otlp'} by {protocol}: only otlp by http/protobuf, or none"
+        )
+    return env.get("OTEL_SERVICE_NAME") or service
+
+
 def connection(folder: Path | None = None) -> Connection:
     """Raises ConnectionError with the command that mends it when nothing is up.
 

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import msgspec
 
+from cairn.trace import ModelCall
+
 NOTE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NOTES, NOTE_BYTES = 32, 4_096
 """Of a task's scratchpad: its keys, and the JSON of one value."""
@@ -157,7 +159,7 @@ class Task(msgspec.Struct, dict=True):
     when the time of all attempts together is over.
     `answers` is what people said to this task until now, the last at the end: to its questions, and what they wanted
     done differently when they had it tried again. `position` is the place of the dispatch in the ledger, `traceparent`
-    the trace it belongs to (W3C Trace Context).
+    what spans of the work are to be children of (W3C Trace Context).
     """
 
     workflow: str
@@ -252,7 +254,7 @@ class Task(msgspec.Struct, dict=True):
         if (desk := self._desk) and desk.ended:
             desk.say("used", usage=self.usage, why="told after the end")
 
-    def call(self, *, tokens: int | None = None, usd: float | None = None) -> "Call":
+    def call(self, *, tokens: int | None = None, usd: float | None = None, model: str | None = None) -> "Call":
         """Around one call of a model: reserves what it may use at most, and settles what it has used.
 
             async with task.call(tokens=4_000) as call:
@@ -260,9 +262,10 @@ class Task(msgspec.Struct, dict=True):
                 call.used(input=answer.input_tokens, output=answer.output_tokens, model=answer.model)
 
         Without a number it reserves all that the run still holds. Raises BudgetExceeded, before anything is spent,
-        where it does not fit. Without a budget nothing is asked.
+        where it does not fit. Without a budget nothing is asked. Where traces are sent it is a span of its own, `model`
+        being the one that is asked.
         """
-        return Call(self, tokens, usd)
+        return Call(self, tokens, usd, model)
 
     async def note(self, key: str, value: Any) -> None:
         """Writes any JSON of at most 4 KiB into the task's scratchpad, under one of at most 32 keys; the attempts after
@@ -315,8 +318,8 @@ def _check(usage: Usage) -> None:
 class Call:
     """See `Task.call`."""
 
-    def __init__(self, task: Task, tokens: int | None, usd: float | None) -> None:
-        self._task, self._limits = task, {"tokens": tokens, "usd": usd}
+    def __init__(self, task: Task, tokens: int | None, usd: float | None, model: str | None) -> None:
+        self._task, self._limits, self._model = task, {"tokens": tokens, "usd": usd}, model
         self._id = uuid4().hex
         self._usage: Usage | None = None
 
@@ -331,10 +334,12 @@ class Call:
             limits = {name: limit for name, limit in self._limits.items() if limit is not None}
             if why := await desk.ask("reserve", call={"id": self._id, **limits}):
                 raise BudgetExceeded(why)
+        self._span = ModelCall(self._model)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    async def __aexit__(self, _: type[BaseException] | None, error: BaseException | None, *__: object) -> None:
         """What an aborted call has used is unknown, and stays counted as it was reserved."""
+        self._span.end(self._usage, error)
         if desk := self._limited:
             desk.say("settle", call={"id": self._id}, usage=self._usage or Usage())
 

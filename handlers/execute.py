@@ -12,15 +12,22 @@ looked up before a repeat is refused or found to change nothing.
 
 import asyncio
 import re
-from collections import OrderedDict, deque
+from collections import deque
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
+
+from opentelemetry.trace import SpanContext
+from structlog.contextvars import bind_contextvars
 
 from domain.commands import Command, StartWorkflow
 from domain.errors import Full, Refused
 from domain.events import Event, LedgerEvent
+from handlers.cases import Case, Cases
+from handlers.decision import Round, watched
 from handlers.kinds import WORKFLOW, Kind
+from ledger import trace as traces
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
 from ledger.errors import AlreadyRecorded, NotRecordable, WrongVersion
@@ -31,8 +38,6 @@ S = TypeVar("S")
 
 ROUND = 256
 """Commands of one stream that are decided and recorded together at most."""
-CACHED_TASKS = 30_000
-"""Of the workflows last worked on; some 2 KB each. A state that is not kept is read again for each of its commands."""
 SNAPSHOT_EVENTS = 1_000
 """After so many events of a stream its state is kept, or after a quarter as many as it has tasks if those are more: a
 state is as large as its tasks, so the cost of keeping it stays the same for each event, some 20 us."""
@@ -47,7 +52,8 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class Order(NamedTuple):
     """A command with what its events carry: who asked (`actor`), and the id under which a repeat is recognised.
 
-    Without a `traceparent` of its own it goes on with the trace of what happened last in the stream.
+    Without a `traceparent` of its own it goes on with the trace of what happened last in the stream (`handlers.decision`
+    says what an SDK of OpenTelemetry changes about that).
     """
 
     id: UUID
@@ -56,42 +62,10 @@ class Order(NamedTuple):
     traceparent: str | None = None
 
 
-class _Case:
-    """What a stream is in memory: its state, the version and the trace of its last event, the version of its snapshot."""
-
-    __slots__ = ("kept", "state", "trace", "version")
-
-    def __init__(self, state: Any, last: Recorded | None = None, kept: int = 0) -> None:
-        self.state, self.kept = state, kept
-        self.version, self.trace = (last.version, last.traceparent) if last else (0, None)
-
-
-class _Cases:
-    """The streams last worked on: as many as are worth CACHED_TASKS together, and the last one in any case."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[_Case, int]] = OrderedDict()
-        self.tasks = 0
-
-    def get(self, stream: str) -> _Case | None:
-        kept = self._kept.get(stream)
-        return kept[0] if kept else None
-
-    def keep(self, stream: str, case: _Case, size: int) -> None:
-        self.drop(stream)
-        self._kept[stream] = case, size
-        self.tasks += size
-        while self.tasks > CACHED_TASKS and len(self._kept) > 1:
-            self.drop(next(iter(self._kept)))
-
-    def drop(self, stream: str) -> None:
-        if kept := self._kept.pop(stream, None):
-            self.tasks -= kept[1]
-
-
 class _Pending(NamedTuple):
     order: Order
     answer: asyncio.Future[list[Recorded]]
+    caller: SpanContext | None
 
 
 class Executor:
@@ -99,8 +73,9 @@ class Executor:
         self._ledger = ledger
         self._queues: dict[str, deque[_Pending]] = {}
         self._draining: set[asyncio.Task[None]] = set()
-        self._cases = _Cases()
+        self._cases = Cases()
         self._pending = 0
+        self._context = copy_context()
 
     def submit(self, key: str, order: Order, kind: Kind[Any] = WORKFLOW) -> asyncio.Future[list[Recorded]]:
         """Ends in the events the command led to, as recorded (none: it changed nothing), or raises Refused; Full when
@@ -109,7 +84,8 @@ class Executor:
         `key` names the stream among those of its kind. Anything else that it raises is a fault: nobody knows what
         happened, ask again with the same id.
         """
-        pending = _Pending(order, asyncio.get_running_loop().create_future())
+        caller = traces.current() if traces.on() else None
+        pending = _Pending(order, asyncio.get_running_loop().create_future(), caller)
         if self._pending >= PENDING_COMMANDS:
             pending.answer.set_exception(
                 Full(f"{PENDING_COMMANDS} commands wait in this server: ask again in a moment")
@@ -123,7 +99,8 @@ class Executor:
             queue.append(pending)
         else:
             self._queues[stream] = deque([pending])
-            task = asyncio.get_running_loop().create_task(self._drain(stream, kind))
+            # Not in the caller's context: what is bound there is about one command, and here others are decided too.
+            task = asyncio.get_running_loop().create_task(self._drain(stream, kind), context=self._context.copy())
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
         return pending.answer
@@ -152,7 +129,8 @@ class Executor:
         return found
 
     async def _drain(self, stream: str, kind: Kind[Any]) -> None:
-        queue = self._queues[stream]
+        queue, key = self._queues[stream], stream.removeprefix(kind.prefix)
+        bind_contextvars(**({"workflow": key, "correlation_id": key} if kind is WORKFLOW else {"stream": stream}))
         while queue:
             taken = _take(queue)
             try:
@@ -202,32 +180,32 @@ class Executor:
     async def _record(self, stream: str, kind: Kind[Any], taken: list[_Pending], *, hopeful: bool = False) -> None:
         case = self._cases.get(stream)
         if case is None and hopeful and isinstance(taken[0].order.command, StartWorkflow):
-            case = _Case(kind.empty())  # most likely it is new; if it is not, the append collides and it is read
+            case = Case(kind.empty())  # most likely it is new; if it is not, the append collides and it is read
         elif case is None:
             case = await self._load(stream, kind)
         new: list[NewEvent] = []
         decided: list[tuple[_Pending, int | Refused]] = []
         trace, key = case.trace, stream.removeprefix(kind.prefix)
-        for pending in taken:
-            try:
-                events = kind.decide(case.state, pending.order.command)
-            except Refused as refusal:
-                decided.append((pending, refusal))
-                continue
-            decided.append((pending, len(events)))
-            trace = (pending.order.traceparent if events else None) or trace
-            new += _envelopes(key, pending.order, events, trace)
-            for event in events:
-                kind.evolve(case.state, event)
-        recorded: list[Recorded] = []
-        if new:
-            recorded = await self._ledger.append(Append(stream, case.version, new))
-            case.version, case.trace = recorded[-1].version, recorded[-1].traceparent
-            if case.version - case.kept >= max(SNAPSHOT_EVENTS, kind.size(case.state) // 4):
-                self._ledger.snapshots.offer(recorded[-1], case.state)
-                case.kept = case.version
-        elif missed := await self._ledger.read_stream(stream, case.version):
-            raise WrongVersion(stream, case.version, missed[-1].version)
+        told = Round(kind, key) if watched() else None
+        recorded: list[Recorded] | None = None
+        try:
+            for pending in taken:
+                order = pending.order
+                carried = told.begin(order, pending.caller, trace) if told else order.traceparent
+                try:
+                    events = kind.decide(case.state, order.command)
+                except Refused as refusal:
+                    decided.append((pending, refusal))
+                    continue
+                decided.append((pending, len(events)))
+                trace = (carried if events else None) or trace
+                new += _envelopes(key, order, events, trace)
+                for event in events:
+                    kind.evolve(case.state, event)
+            recorded = await self._append(stream, kind, case, new)
+        finally:
+            if told:
+                told.end([(pending.order, outcome) for pending, outcome in decided], recorded)
         at = 0
         for pending, outcome in decided:
             if isinstance(outcome, int) and outcome:
@@ -240,6 +218,18 @@ class Executor:
         else:
             self._cases.drop(stream)
 
+    async def _append(self, stream: str, kind: Kind[Any], case: Case, new: list[NewEvent]) -> list[Recorded]:
+        if not new:
+            if missed := await self._ledger.read_stream(stream, case.version):
+                raise WrongVersion(stream, case.version, missed[-1].version)
+            return []
+        recorded = await self._ledger.append(Append(stream, case.version, new))
+        case.version, case.trace = recorded[-1].version, recorded[-1].traceparent
+        if case.version - case.kept >= max(SNAPSHOT_EVENTS, kind.size(case.state) // 4):
+            self._ledger.snapshots.offer(recorded[-1], case.state)
+            case.kept = case.version
+        return recorded
+
     async def _repeat(self, pending: _Pending, refusal: Refused | None) -> None:
         first = await self._ledger.find_command(pending.order.id)
         if refusal is None or first:
@@ -247,15 +237,15 @@ class Executor:
         elif not pending.answer.done():
             pending.answer.set_exception(refusal)
 
-    async def _load(self, stream: str, kind: Kind[Any]) -> _Case:
+    async def _load(self, stream: str, kind: Kind[Any]) -> Case:
         state, recorded = await self._ledger.snapshots.load(stream, kind.empty)
         if not recorded:
-            return _Case(kind.empty())
+            return Case(kind.empty())
         kept = 0 if state is None else recorded[0].version
         state = kind.empty() if state is None else state
         for one in recorded[1:] if kept else recorded:
             kind.evolve(state, one.event)
-        return _Case(state, recorded[-1], kept)
+        return Case(state, recorded[-1], kept)
 
 
 def trace_of(given: str | None) -> str | None:

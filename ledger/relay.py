@@ -15,16 +15,19 @@ What contradicts the ledger further back is found by `ledger.scrub`, and is give
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from uuid import UUID
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from ledger.announce import Announcement, announce
 from ledger.errors import BrokenChain, LedgerUnavailable, SegmentUnreadable
 from ledger.handed import Handed
+from ledger.offer import offering
 from ledger.ports import Bus
 from ledger.quarantine import keep
 from ledger.recorded import Recorded
@@ -46,6 +49,7 @@ WINDOW_EVENTS = 500_000
 NO_ATOMIC = 10174
 
 log = structlog.get_logger(__name__)
+_level = logging.getLogger(__name__)
 
 
 class Relay:
@@ -110,6 +114,7 @@ class Relay:
     async def run(self) -> None:
         """Publishes for ever; a bus, a Postgres, or a file of the archive that is away is waited for."""
         failures = 0
+        bind_contextvars(tenant=self._tenant)
         while True:
             try:
                 # A busy relay looks too: the epoch may have been raised elsewhere.
@@ -156,19 +161,21 @@ class Relay:
 
     async def _publish(self, events: list[Recorded]) -> bool:
         """Whether they are in the stream now, for certain."""
-        batch = self._announced(events)
+        batch, began = self._announced(events), monotonic()
         if not batch:
             self.head = self.last
             return True
         expected = self.last + len(batch)
         subject, body, headers = batch[0]
         batch[0] = subject, body, {**(headers or {}), "Nats-Expected-Stream": self._stream}
-        if self._atomic:
-            answer = await self._bus.store_batch(batch, expected_last=self.last)
-            if answer.get("error", {}).get("err_code") == NO_ATOMIC:
-                self._atomic = False
-        else:
-            answer = await self._publish_singly(batch)
+        # What is read again to fill a stream anew was offered long ago.
+        with offering(events if self._handed.first == self.last + 1 else (), batch):
+            if self._atomic:
+                answer = await self._bus.store_batch(batch, expected_last=self.last)
+                if answer.get("error", {}).get("err_code") == NO_ATOMIC:
+                    self._atomic = False
+            else:
+                answer = await self._publish_singly(batch)
         if answer.get("seq") != expected or answer.get("stream") != self._stream or answer.get("duplicate"):
             log.debug("ledger.relay.looks", tenant=self._tenant, position=self.last, answer=answer)
             if self._refused_at == self.last:  # nobody was faster: this is no race, and trying at once again no use
@@ -176,6 +183,9 @@ class Relay:
             self._refused_at = self.last
             return False
         self._refused_at = -1
+        if _level.isEnabledFor(logging.DEBUG):
+            took = round((monotonic() - began) * 1000, 1)
+            log.debug("ledger.relay.published", position=expected, first=self.last + 1, events=len(batch), ms=took)
         self._advance(expected)
         return True
 

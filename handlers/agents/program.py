@@ -4,7 +4,8 @@ The task is JSON on standard input (and in CAIRN_TASK while it is small enough f
 directory is the run's worktree; the result is what the program changed there. A last line of standard output that is a
 JSON object is taken as `{"summary", "data", "usage"}`; as `{"ask": {"question", "options", "due_seconds", "default"}}`
 it asks a person, and the program runs again with what they said among the task's `answers`. The file that CAIRN_NOTES
-names holds the task's scratchpad, a JSON object; what the program has changed there is noted, however it ends. An exit
+names holds the task's scratchpad, a JSON object; what the program has changed there is noted, however it ends.
+TRACEPARENT holds the trace that the run belongs to, for programs that send spans of their own. An exit
 code other than 0 fails the attempt, with the end of standard error as its reason. Whatever ends the agent, kill -9 as
 well, ends the program and what it started.
 """
@@ -68,6 +69,8 @@ async def _ran(cmd: str, task: Task, folder: Path, env: dict[str, str]) -> Resul
     given = task.to_json()
     if len(given) < VARIABLE_BYTES:
         env["CAIRN_TASK"] = given.decode()
+    if task.traceparent is not None:
+        env["TRACEPARENT"] = task.traceparent
     guard, held = os.pipe()
     with tempfile.TemporaryFile() as stdin, os.fdopen(held, "wb"):
         stdin.write(given)

@@ -12,7 +12,7 @@ from domain.errors import Conflict, NotFound
 from domain.events import ReportRefused
 from domain.plan import Task
 from domain.state import replay
-from handlers import execute
+from handlers import cases, execute
 from handlers.execute import Executor, Order
 from handlers.kinds import WORKFLOW
 from ledger.errors import NotRecordable
@@ -202,7 +202,7 @@ async def test_a_command_whose_caller_goes_away_is_recorded_or_not_and_the_next_
 
 
 async def test_the_states_in_memory_are_bounded(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "CACHED_TASKS", 20)
+    monkeypatch.setattr(cases, "CACHED_TASKS", 20)
     await asyncio.gather(*(executor.execute(f"w{number}", start()) for number in range(40)))
     assert executor._cases.tasks <= 20
     assert not executor._queues
