@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 from msgspec import Struct
+from structlog.contextvars import bind_contextvars
 
 from domain.commands import WorkflowCommand
 from gateway import requests
@@ -35,4 +36,5 @@ class Commands:
     async def accepted(self, name: str, recorded: Sequence[Recorded]) -> web.Response:
         """What is so already has no event of its own; a view at the ledger's end shows it."""
         position = recorded[-1].position if recorded else (await self._ledger.head()).position
+        bind_contextvars(position=position)
         return json(Accepted(name, position))

@@ -24,6 +24,7 @@ from gateway.plans import Plans
 from gateway.problems import problems
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
+from gateway.trail import leave, trail
 from gateway.workflows import Workflows
 from handlers.execute import Executor
 from handlers.slots import Slots
@@ -63,7 +64,7 @@ def application(
     most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
     it may be asked. ValueError without a token.
     """
-    app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
+    app = web.Application(middlewares=[trail, problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     commands, events = Commands(executor, ledger), Events(ledger)
     serve(
         app,
@@ -79,6 +80,7 @@ def application(
         Metrics(pool, version),
     )
     app.on_response_prepare.append(_protect)
+    app.on_response_prepare.append(leave)
     app.on_shutdown.append(events.close)
     return app
 

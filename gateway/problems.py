@@ -1,7 +1,8 @@
 """What goes wrong becomes a problem document (RFC 9457): the one place where errors meet HTTP status codes.
 
 `code` is stable and for programs, `detail` for people; `errors` names each bad place by a JSON pointer into the body
-(or the name of a query parameter or header), with a hint where there is one.
+(or the name of a query parameter or header), with a hint where there is one. `request_id` and, in a trace, `trace_id`
+are those of the log (`gateway/trail.py`).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import msgspec
 import psycopg
 import structlog
 from aiohttp import web
+from structlog.contextvars import get_contextvars
 
 from domain.acts import InvalidTasks
 from domain.errors import Conflict, Full, NotFound, Refused
@@ -60,6 +62,8 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     detail: str
     errors: tuple[BadPlace, ...] = ()
+    request_id: str | None = None
+    trace_id: str | None = None
 
 
 def places(found: Sequence[Problem], under: str = "") -> tuple[BadPlace, ...]:
@@ -123,7 +127,11 @@ def _code(status: int) -> str:
 
 
 def answer(wrong: Unacceptable) -> web.Response:
-    document = _Document(HTTPStatus(wrong.status).phrase, wrong.status, wrong.code, wrong.detail, wrong.errors)
+    bound = get_contextvars()
+    document = _Document(
+        HTTPStatus(wrong.status).phrase, wrong.status, wrong.code, wrong.detail, wrong.errors,
+        bound.get("request_id"), bound.get("trace_id"),
+    )  # fmt: skip
     return web.Response(
         body=msgspec.json.encode(document), status=wrong.status, content_type=CONTENT_TYPE, headers=wrong.headers
     )

@@ -21,6 +21,7 @@ from msgspec.inspect import (
     UnionType,
     type_info,
 )
+from structlog.contextvars import bind_contextvars
 
 from domain.plan import ID_PATTERN
 from gateway.problems import BadPlace, Unacceptable
@@ -163,10 +164,14 @@ def actor(request: web.Request) -> str:
 def command_id(request: web.Request) -> UUID:
     """The id under which a repeat is recognised: the Idempotency-Key, or one that nobody has used."""
     key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return uuid4()
-    if not key or len(key) > LONGEST_KEY or not key.isprintable():
+    if key is not None and (not key or len(key) > LONGEST_KEY or not key.isprintable()):
         raise _bad("Idempotency-Key", f"1 to {LONGEST_KEY} printable characters, a UUID for example")
+    id = uuid4() if key is None else _id_of(key)
+    bind_contextvars(causation_id=str(id))
+    return id
+
+
+def _id_of(key: str) -> UUID:
     try:
         return UUID(key)
     except ValueError:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from aiohttp import web
 from msgspec import Meta, Raw, Struct
+from structlog.contextvars import bind_contextvars
 
 from domain.claims import Limits
 from domain.commands import StartWorkflow
@@ -103,6 +104,7 @@ class Workflows:
             case WorkflowStarted(workflow=name, repository=asked.repository, base=asked.base) as started if (
                 started.plan == plan and asked.id in (None, name)
             ):
+                bind_contextvars(workflow=name, correlation_id=name, position=recorded[-1].position)
                 return json(Accepted(name, recorded[-1].position), 201)
         raise requests.key_reused()
 

@@ -5,6 +5,7 @@ so any number of these loops fire each deadline once.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol, assert_never
@@ -17,7 +18,8 @@ from domain.errors import Refused
 from handlers.execute import Executor, Order
 from ledger.errors import LedgerUnavailable, WrongVersion
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
+_level = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 """The longest wait; the view's changes ring the bell sooner."""
@@ -100,7 +102,13 @@ class Deadlines:
         """Fires all that is due; how many there were."""
         now = self._now()
         due = await self._timers.due(now, self._unanswered())
-        answers = [self._executor.submit(one.workflow, _order(one, now)) for one in due]
+        orders = [(one, _order(one, now)) for one in due]
+        for one, order in orders if _level.isEnabledFor(logging.DEBUG) else ():
+            log.debug(
+                "deadlines.fired", kind=one.kind, workflow=one.workflow, correlation_id=one.workflow, task=one.task,
+                attempt=one.attempt, ask=one.ask, due=one.due, causation_id=str(order.id),
+            )  # fmt: skip
+        answers = [self._executor.submit(one.workflow, order) for one, order in orders]
         for answer in await asyncio.gather(*answers, return_exceptions=True):
             if isinstance(answer, BaseException) and not isinstance(answer, Refused):
                 raise answer

@@ -130,7 +130,8 @@ class Executor:
 
     async def _drain(self, stream: str, kind: Kind[Any]) -> None:
         queue, key = self._queues[stream], stream.removeprefix(kind.prefix)
-        bind_contextvars(**({"workflow": key, "correlation_id": key} if kind is WORKFLOW else {"stream": stream}))
+        if watched():
+            bind_contextvars(**({"workflow": key, "correlation_id": key} if kind is WORKFLOW else {"stream": stream}))
         while queue:
             taken = _take(queue)
             try:

@@ -110,8 +110,8 @@ class Inbox:
             except (ValueError, RecursionError) as error:
                 bad.append((piece, str(error)))
                 continue
-            id, trace = uuid5(SENT, f"{report.agent}/{report.id}"), trace_of(report.traceparent)
-            order = Order(id, command(report, sender.role, self._now()), f"agent/{report.agent}", trace)
+            trace = trace_of(report.traceparent)
+            order = Order(_id(report), command(report, sender.role, self._now()), f"agent/{report.agent}", trace)
             self._executor.submit(report.workflow, order).add_done_callback(partial(self._settle, letter, report))
         if bad:
             await self._bury(message, bad[0][1])
@@ -133,13 +133,15 @@ class Inbox:
                 if events and isinstance(refused := events[0].event, ReportRefused):
                     verdict.accepted, verdict.why = False, refused.why
             case LedgerUnavailable() | WrongVersion() | Full() as away:
-                log.warning("inbox.again", workflow=letter.message.subject, why=str(away))
+                log.warning("inbox.again", **_about(report), why=str(away))
                 letter.again = True
                 self._close(letter)
                 return
             case Refused() | NotRecordable() as refusal:
+                log.debug("inbox.refused", **_about(report), why=str(refusal))
                 verdict.accepted, verdict.why = False, str(refusal)
             case fault:
+                log.error("inbox.fault", **_about(report), why=f"{type(fault).__name__}: {fault}")
                 self._fault = fault  # not acknowledged: it comes again, to us or to another
                 return
         if report.kind != "started" or not verdict.accepted:
@@ -210,6 +212,18 @@ def _check(report: Report, sender: Speaker) -> None:
     for name in (report.task, report.run):
         if not 0 < len(name) <= 200 or not name.isprintable():
             raise ValueError(f"{name[:50]!r} is no name")
+
+
+def _about(report: Report) -> dict[str, str]:
+    """What a line of the log that is about a report says of it."""
+    return {
+        "workflow": report.workflow, "correlation_id": report.workflow, "task": report.task, "run": report.run,
+        "agent": report.agent, "kind": report.kind, "causation_id": str(_id(report)),
+    }  # fmt: skip
+
+
+def _id(report: Report) -> UUID:
+    return uuid5(SENT, f"{report.agent}/{report.id}")
 
 
 def _line(text: str) -> str:

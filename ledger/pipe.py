@@ -12,13 +12,15 @@ import re
 import select
 from collections import deque
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
+from time import monotonic
 
 import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
+from ledger import timed
 from ledger.arrays import Column
 from ledger.postgres import Connection
 
@@ -74,6 +76,8 @@ class Pipe:
             self._libpq.send_query_prepared(self._prepared[sql], values, [BINARY] * len(values), BINARY)
             self._libpq.pipeline_sync()
             self._waiting.append(answer)
+            if timed.wanted():
+                answer.add_done_callback(partial(_told, sql, monotonic()))
             if self._libpq.flush() and self._socket >= 0:
                 self._loop.add_writer(self._socket, self._flush)
         except psycopg.OperationalError as error:
@@ -139,3 +143,9 @@ class Pipe:
             answer = self._waiting.popleft()
             if not answer.done():
                 answer.set_exception(error)
+
+
+def _told(sql: str, began: float, answer: "asyncio.Future[int]") -> None:
+    if not answer.cancelled():
+        failed = answer.exception()
+        timed.told(sql, began, 0 if failed else answer.result(), failed)

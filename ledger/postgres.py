@@ -7,7 +7,7 @@ from psycopg import Connection as SyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from ledger import arrays
+from ledger import arrays, timed
 from ledger.errors import UnsafeServer
 from ledger.names import schema_of, views_of
 from ledger.sql import SQL
@@ -40,7 +40,7 @@ async def connect(dsn: str, tenant: str, *, views: bool = False) -> Connection:
 
     It may append and read; with `views`, keep views and read.
     """
-    connection = await AsyncConnection.connect(dsn, autocommit=True, **_KEEPALIVE)
+    connection = await AsyncConnection.connect(dsn, autocommit=True, **timed.cursors(), **_KEEPALIVE)
     try:
         await prepare(connection, tenant, views=views)
     except BaseException:
@@ -56,7 +56,7 @@ def pool(dsn: str, tenant: str, *, size: int, views: bool = False) -> Pool:
         await prepare(connection, tenant, views=views)
 
     return AsyncConnectionPool(
-        dsn, kwargs={"autocommit": True, **_KEEPALIVE}, connection_class=Connection, configure=configure,
+        dsn, kwargs={"autocommit": True, **timed.cursors(), **_KEEPALIVE}, connection_class=Connection, configure=configure,
         check=AsyncConnectionPool.check_connection, min_size=1, max_size=size, timeout=POOL_SECONDS,
         max_lifetime=1800, reconnect_timeout=RECONNECT_SECONDS, open=False, name=f"cairn_{tenant}",
     )  # fmt: skip
@@ -73,7 +73,7 @@ def blocking_pool(dsn: str, tenant: str, *, size: int, views: bool = False) -> B
         arrays.register(connection)
 
     return ConnectionPool(
-        dsn, kwargs={"autocommit": True, **_KEEPALIVE}, connection_class=Blocking, configure=configure,
+        dsn, kwargs={"autocommit": True, **timed.blocking_cursors(), **_KEEPALIVE}, connection_class=Blocking, configure=configure,
         check=ConnectionPool.check_connection, min_size=1, max_size=size, timeout=POOL_SECONDS,
         max_lifetime=1800, reconnect_timeout=RECONNECT_SECONDS, open=False, name=f"cairn_{tenant}",
     )  # fmt: skip

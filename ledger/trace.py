@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry around what a server does. Without an SDK in the process there are none: `on` is one look.
+"""Spans of OpenTelemetry around what a server does, if it was found at its start (`look`) that an SDK takes them.
 
 They follow the work across processes by the `traceparent` (W3C Trace Context) of its events: an event carries that of
 the span in which it was decided.
@@ -15,11 +15,18 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 _W3C = TraceContextTextMapPropagator()
 _NOWHERE = (ProxyTracerProvider, NoOpTracerProvider)
 _tracer = trace.get_tracer("cairn")
+_on = False
+
+
+def look() -> None:
+    """Finds out whether an SDK is there. Not at every command: to ask OpenTelemetry takes as long as to decide some."""
+    global _on
+    _on = not isinstance(trace.get_tracer_provider(), _NOWHERE)
 
 
 def on() -> bool:
-    """Whether an SDK is there that takes spans."""
-    return not isinstance(trace.get_tracer_provider(), _NOWHERE)
+    """Whether there is somebody to take spans."""
+    return _on
 
 
 def begin(

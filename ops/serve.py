@@ -42,8 +42,10 @@ from ops.adapters import Cursor, Refs, Timers
 from ops.crew import Crew
 from ops.embedded import embedded
 from ops.garbage import collect_seldom
+from ops.masks import hide
 from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
+from ops.settings import secrets as known_secrets
 from projections.board import Board
 from projections.project import Projection
 from projections.recovery import Recovery
@@ -132,6 +134,7 @@ async def up(
             ]
             await roster.open()
             token = secrets.token_urlsafe(32)
+            hide([token, *known_secrets(servers.nats_url, servers.database_url)])
             app = application(
                 executor=executor, ledger=ledger, board=board, views=views, pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),

@@ -10,9 +10,10 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
@@ -21,6 +22,8 @@ from domain.plan import ID_PATTERN
 from ledger.names import TENANT, TENANT_RULE
 
 SECRETS = ("database_url", "nats_url")
+POSTGRES = ("postgresql", "postgres")
+_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|OTLP_(TRACES_)?HEADERS)$")
 CONFIG_VARIABLE = "CAIRN_CONFIG"
 
 
@@ -43,12 +46,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_workflows: int | None = None  # that run at once; None: any number
     max_queued: int = 1_000  # workflows that wait for their place; more are refused
     role_slots: dict[str, int] = {}  # tasks of a role that are worked on at once; a role that is not named: any number
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: str = "info"  # of everything, and after commas of components, as info,ledger.relay=debug
     origins: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         _demand(
-            self.database_url is None or urlsplit(self.database_url).scheme in ("postgresql", "postgres"),
+            self.database_url is None or urlsplit(self.database_url).scheme in POSTGRES,
             "database_url",
             "must be postgresql://...",
         )
@@ -65,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         slots = self.role_slots.items()
         named = all(re.search(ID_PATTERN, role) and count > 0 for role, count in slots)
         _demand(named, "role_slots", "must name roles, each with 1 or more, as coder=2,reviewer=1")
+        levels_of(self.log_level)
         _demand(0 < self.lease_seconds <= 86_400, "lease_seconds", "must be between 0 and 86400 seconds")
 
     def __repr__(self) -> str:
@@ -84,6 +88,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Every setting as text a person may see: credentials are masked, None is 'embedded'."""
         values = {name: getattr(self, name) for name in NAMES}
         return {name: _masked(value) if name in SECRETS else _spelled(value) for name, value in values.items()}
+
+
+OURS = ("cairn", "domain", "gateway", "handlers", "ledger", "ops", "projections")
+"""Our packages, which are the components that lines of the log come from, with their modules."""
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def levels_of(text: str) -> tuple[str, dict[str, str]]:
+    """The level of everything, and those of components. ValueError for what is none."""
+    default, named = "info", dict[str, str]()
+    for part in text.split(","):
+        component, given, level = (word.strip() for word in part.rpartition("="))
+        _demand(level in LEVELS, "log_level", f"must be {', '.join(LEVELS)}, as info,ledger.relay=debug")
+        if given:
+            top = component.partition(".")[0]
+            there = top not in OURS or find_spec(top) is None or find_spec(component) is not None
+            _demand(bool(component) and there, "log_level", f"names no component {component!r}")
+            named[component] = level
+        else:
+            default = level
+    return default, named
 
 
 NAMES = tuple(name for name in Settings.__struct_fields__ if name != "origins")
@@ -111,6 +136,16 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Set
         name = where.rstrip("`").partition("[")[0] or text.partition(" ")[0]
         shown = "" if name in SECRETS else f", not {values[name]!r}"
         raise SettingsInvalid(f"{name} (from {origins[name]}): {text.removeprefix(f'{name} ')}{shown}") from error
+
+
+def secrets(*urls: str | None) -> set[str]:
+    """What this process knows and nobody may read in a log: what its environment calls a secret, and who it is in `urls`."""
+    found = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)}
+    for parts in (urlsplit(url) for url in urls if url):
+        token = parts.username if parts.password is None and parts.scheme not in POSTGRES else None
+        given = [parts.password or "", token or "", *parse_qs(parts.query).get("password", [])]
+        found.update(*((one, unquote(one)) for one in given))
+    return found
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -158,7 +193,8 @@ def _from_flags(flags: Mapping[str, Any], cwd: Path) -> dict[str, tuple[Any, str
     for name in flags:
         _demand_known(name, NAMES, "the flags")
     given = {name: value for name, value in flags.items() if value is not None}
-    return {name: (_absolute(name, value, cwd), f"--{name.replace('_', '-')}") for name, value in given.items()}
+    flag = {name: "--debug" if name == "log_level" else f"--{name.replace('_', '-')}" for name in given}
+    return {name: (_absolute(name, value, cwd), flag[name]) for name, value in given.items()}
 
 
 def _absolute(name: str, value: Any, folder: Path) -> Any:

@@ -12,6 +12,7 @@ readers find less than there is.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -19,6 +20,7 @@ from typing import LiteralString, Protocol
 
 import psycopg
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from ledger.cancel import until_one_ends
 from ledger.errors import BrokenChain, LedgerUnavailable
@@ -38,6 +40,7 @@ REWIND_POLL_SECONDS = 1.0
 """How soon a view that another process rewound is replayed."""
 
 log = structlog.get_logger(__name__)
+_level = logging.getLogger(__name__)
 
 
 class View(Protocol):
@@ -90,6 +93,7 @@ class Projection:
 
         Raises Outdated, and BrokenChain when the ledger contradicts itself.
         """
+        bind_contextvars(view=self.view.name)
         while True:
             try:
                 await self._project(ledger)
@@ -226,6 +230,8 @@ class Projection:
                     return False
             return True
         await self._move(batch[-1].position)
+        if _level.isEnabledFor(logging.DEBUG):
+            log.debug("projection.advanced", position=batch[-1].position, first=batch[0].position, events=len(batch))
         return True
 
     async def _commit(self, connection: Connection, batch: Sequence[Recorded]) -> bool:

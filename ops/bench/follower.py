@@ -14,8 +14,8 @@ import uvloop
 
 from cairn.bus import Bus
 from ledger.ledger import Ledger
+from ops import logs
 from ops.bench.writers import spread
-from ops.cli import logs
 
 
 async def main(dsn: str, tenant: str, nats_url: str) -> None:

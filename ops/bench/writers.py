@@ -19,7 +19,7 @@ from domain.events import TaskStarted
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
 from ledger.ledger import Ledger
-from ops.cli import logs
+from ops import logs
 from ops.garbage import collect_seldom
 
 EVENT = TaskStarted(task="indicators", run="indicators/1", agent="coder-1", lease_until=30.0, timeout_at=1800.0)

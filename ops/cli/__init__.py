@@ -49,7 +49,7 @@ DATA_DIR, DEBUG = "--data-dir", "--debug"
 EVERYWHERE = f"""\
 Before or after a command:
   {DATA_DIR} PATH  where the system keeps everything (CAIRN_DATA_DIR), for all that use one
-  {DEBUG}          the traceback of an error
+  {DEBUG}          all that is decided and done, in the log; the traceback of an error
   -h, --help       this, or the options of a command
 """
 FOOTER = (

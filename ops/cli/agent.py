@@ -54,11 +54,11 @@ def command(
     until
         Ends with the process of this id.
     """
-    from ops.cli.logs import configure
+    from ops.logs import begin
 
     settings = place.settings()
     _check(role, exec, scripted, name, capacity, capability)
-    configure(settings.log_level)
+    begin(settings, "cairn-agent")
     if until is not None:
         _end_with(until)
     work = _work(place, settings, role, exec, scripted, name, capacity, capability or [])
@@ -128,11 +128,13 @@ async def _agent(
 async def _where(place: Place, agent: "Agent", stop: asyncio.Event) -> "Connection | None":
     """The system's address, as soon as there is a system that lets the agent in; None if we are stopped before."""
     from cairn.admission import admitted
+    from ops.masks import hide
 
     told = False
     while not stop.is_set():
         try:
             where = place.connection()
+            hide([where.token])
             async with admitted(where, agent.role, agent.name, agent.capabilities):
                 return where
         except (Stop, ConnectionError, TimeoutError) as error:

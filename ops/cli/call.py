@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from cyclopts import App, CycloptsError, Parameter
 
-from ops.cli import ACTS, COMMANDS, DEBUG, stop, unwritten
+from ops.cli import ACTS, COMMANDS, DEBUG, place, stop, unwritten
 from ops.cli.stop import Stop
 
 STDIN = "/dev/stdin"
@@ -18,6 +18,7 @@ def call(arguments: list[str]) -> int:
 
     Raises OSError when what it printed could not be written."""
     debug = DEBUG in arguments
+    place.DEBUG.set(debug)
     rest = [STDIN if argument == "-" else argument for argument in arguments if argument != DEBUG]
     try:
         code = _app()(rest, exit_on_error=False, print_error=False, result_action="return_value")

@@ -96,7 +96,7 @@ def rebuild_stream(*, tenant: str | None = None, yes: bool = False, place: Place
         from cairn.bus import Bus
         from ledger.audit import reader
         from ledger.ledger import Ledger
-        from ops.cli.logs import configure
+        from ops.logs import configure
 
         configure("error")
         async with servers(settings) as here, Bus.connect(here.nats_url, name="cairn-rebuild") as bus:

@@ -3,6 +3,7 @@
 import os
 import pwd
 import sys
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from cairn.config import Connection
     from cairn.sync import SyncClient
     from ops.settings import Settings
+
+
+DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
+"""Whether this call is to tell all it does (`--debug`)."""
 
 
 @Parameter(name="*")
@@ -27,7 +32,8 @@ class Place:
         """Raises SettingsInvalid."""
         from ops.settings import read
 
-        return read({"data_dir": self.data_dir, **flags})
+        level = {"log_level": "debug"} if DEBUG.get() else {}
+        return read({"data_dir": self.data_dir, **level, **flags})
 
     def connection(self) -> "Connection":
         """Raises Stop when nothing is up."""

@@ -30,10 +30,10 @@ def command(
     paused
         Hand out nothing before `cairn resume --tenant`: to look around after an incident.
     """
-    from ops.cli.logs import configure
+    from ops.logs import begin
 
     settings = place.settings(listen=listen, tenant=tenant)
-    configure(settings.log_level)
+    begin(settings, "cairn")
     try:
         import uvloop
     except ImportError:
