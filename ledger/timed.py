@@ -31,6 +31,8 @@ def wanted() -> bool:
 def told(query: Any, began: float, rows: int, failed: BaseException | None = None) -> None:
     """A statement that began at `began` (`time.monotonic`) has ended."""
     text = (query if isinstance(query, str) else query.decode() if isinstance(query, bytes) else repr(query)).strip()
+    if not text:  # a pool asks whether a connection lives
+        return
     known = _names.get(text) or " ".join(text[:OPENING_CHARACTERS].split())
     error = {"error": type(failed).__name__} if failed else {}
     log.debug("sql", statement=known, ms=round((monotonic() - began) * 1000, 2), rows=rows, **error)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 import secrets
 import string
 import subprocess
@@ -95,7 +94,7 @@ def test_levels_are_read_as_they_are_written() -> None:
 
 
 def _word(alphabet: str, length: int) -> str:
-    return "".join(random.choice(alphabet) for _ in range(length))
+    return "".join(secrets.choice(alphabet) for _ in range(length))
 
 
 ALNUM = string.ascii_letters + string.digits
