@@ -5,6 +5,7 @@ answer was lost can be sent again: it is carried out once.
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -251,7 +252,16 @@ def _raw(plan: PlanLike) -> bytes:
 
 def _command(path: str, body: Json, key: str | None = None) -> Call:
     headers = {"Content-Type": "application/json", "Idempotency-Key": key or str(uuid4())}
-    return Call("POST", path, msgspec.json.encode(body), headers)
+    return Call("POST", path, msgspec.json.encode(body), headers | _in_trace())
+
+
+def _in_trace() -> dict[str, str]:
+    """The caller's span, which the command's is to be a child of. Whoever has not imported OpenTelemetry is in none."""
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    from cairn.trace import outgoing
+
+    return outgoing()
 
 
 def _query(path: str, **given: str | int | None) -> str:

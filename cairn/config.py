@@ -10,6 +10,9 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
+COLLECTOR_SECONDS = 3.0
+"""A program that ends waits twice as long at most for a collector that does not answer."""
+
 
 class Connection(msgspec.Struct, frozen=True):
     """`url` is the gateway's, `token` what it asks for, `state_dir` where agents keep outboxes and worktrees.
@@ -34,8 +37,15 @@ def search_path() -> str:
     return os.environ.get("PATH", os.defpath)
 
 
-def traces_wanted(service: str) -> str | None:
-    """The name under which this program sends traces, `service` if OTEL_SERVICE_NAME is not set; None: it sends none.
+class Traces(msgspec.Struct, frozen=True):
+    """Under which name a program sends traces, and how long the sending may take; None: as the SDK is told."""
+
+    service: str
+    timeout_seconds: float | None
+
+
+def traces_wanted(service: str) -> Traces | None:
+    """How this program sends traces, as `service` if OTEL_SERVICE_NAME is not set; None: it sends none.
 
     Whoever says where to (OTEL_EXPORTER_OTLP_ENDPOINT or its like for traces) or how (OTEL_TRACES_EXPORTER) wants them.
     ValueError for a way that we do not have.
@@ -53,7 +63,8 @@ def traces_wanted(service: str) -> str | None:
         raise ValueError(
             f"OTEL_TRACES_EXPORTER {exporter or 'otlp'} by {protocol}: only otlp by http/protobuf, or none"
         )
-    return env.get("OTEL_SERVICE_NAME") or service
+    timed = env.get("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT") or env.get("OTEL_EXPORTER_OTLP_TIMEOUT")
+    return Traces(env.get("OTEL_SERVICE_NAME") or service, None if timed else COLLECTOR_SECONDS)
 
 
 def connection(folder: Path | None = None) -> Connection:

@@ -31,6 +31,13 @@ def on() -> bool:
     return not isinstance(trace.get_tracer_provider(), _NOWHERE)
 
 
+def outgoing() -> dict[str, str]:
+    """The header that names the span this code runs in; none if it runs in none."""
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    return {name: carrier[name] for name in ("traceparent",) if name in carrier}
+
+
 def configure(service: str, version: str) -> None:
     """Has spans sent by OTLP over HTTP, if the environment asks for it and nobody has set up anything else.
 
@@ -52,8 +59,8 @@ def configure(service: str, version: str) -> None:
     except ImportError as missing:
         log.warning("no traces are sent: %s is not installed: pip install 'cairn[otel]'", missing.name)
         return
-    provider = TracerProvider(resource=Resource.create({"service.name": wanted, "service.version": version}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider = TracerProvider(resource=Resource.create({"service.name": wanted.service, "service.version": version}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=wanted.timeout_seconds)))
     trace.set_tracer_provider(provider)
 
 
@@ -83,9 +90,8 @@ class Run:
             attributes |= {"gen_ai.agent.id": agent, "gen_ai.workflow.name": task.workflow}
         name = f"{'verify' if verifies else 'invoke_agent'} {task.role}"
         self._span = _tracer.start_span(name, parent, SpanKind.CONSUMER, attributes)
-        carrier: dict[str, str] = {}
-        _W3C.inject(carrier, trace.set_span_in_context(self._span, Context()))
-        self.traceparent = carrier.get("traceparent", given)
+        with trace.use_span(self._span):
+            self.traceparent = outgoing().get("traceparent", given)
 
     @contextmanager
     def current(self) -> Iterator[None]:

@@ -37,12 +37,10 @@ class Collector:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = _plain(resource.resource.attributes)["service.name"]
             for span in (span for scope in resource.scope_spans for span in scope.spans):
-                self._spans.append(
-                    Seen(
-                        service, span.name, span.kind, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(),
-                        span.start_time_unix_nano, span.end_time_unix_nano, span.status.code == 2, _plain(span.attributes),
-                    )  # fmt: skip
-                )
+                ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
+                times = (span.start_time_unix_nano, span.end_time_unix_nano)
+                failed, told = span.status.code == span.status.STATUS_CODE_ERROR, _plain(span.attributes)
+                self._spans.append(Seen(service, span.name, span.kind, *ids, *times, failed, told))
 
 
 @contextmanager

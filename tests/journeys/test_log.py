@@ -96,7 +96,10 @@ def test_a_request_is_followed_through_the_log_by_its_ids(person: Desk) -> None:
 
 def test_debug_tells_statements_by_name_and_batches(person: Desk) -> None:
     person.until(lambda: bool(about(person, event="sql", statement="ledger.append")), "an append is told")
-    for event, component in (("ledger.relay.published", "ledger.relay"), ("projection.advanced", "projections.project")):
+    for event, component in (
+        ("ledger.relay.published", "ledger.relay"),
+        ("projection.advanced", "projections.project"),
+    ):
         batch = about(person, event=event)[0]
         assert batch["component"] == component and batch["events"] >= 1
         assert batch["position"] - batch["first"] + 1 == batch["events"]

@@ -33,6 +33,18 @@ async def work(task: Task):
 
 agent.run()
 """
+CLIENT_PROGRAM = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from cairn import SyncClient
+from cairn.trace import outgoing
+
+trace.set_tracer_provider(TracerProvider())
+with trace.get_tracer("mine").start_as_current_span("mine"):
+    SyncClient().submit({"id": "theirs", "tasks": [{"id": "a", "agent_role": "devops"}]})
+    print(outgoing()["traceparent"])
+"""
 PLAN = {
     "id": "seen",
     "tasks": [
@@ -158,6 +170,33 @@ def test_a_workflow_that_nobody_gave_a_trace_begins_one_and_stays_in_it(person: 
     found = {span.span: span for span in collector.spans() if span.trace == trace}
     assert found[run].name == "invoke_agent devops", "the program was told what its own spans belong to"
     assert [span.name for span in found.values() if not span.parent] == ["POST /api/v1/workflows"]
+
+
+def test_a_client_that_traces_is_above_what_it_asks_for(person: Desk, collector: Collector) -> None:
+    person.program("client.py", CLIENT_PROGRAM)
+    person.begin("client", sys.executable, "client.py")
+    assert person.ended("client") == 0, person.log("client")
+    given = person.log("client").strip().splitlines()[-1]
+
+    def served() -> list[Seen]:
+        return [span for span in collector.spans() if span.kind == SERVER and span.trace == given.split("-")[1]]
+
+    person.until(lambda: bool(served()), "the request is sent")
+    [request] = served()
+    assert request.parent == given.split("-")[2] and request.name == "POST /api/v1/workflows"
+    assert person.finished("theirs") == "completed"
+
+
+def test_a_stream_that_is_filled_anew_offers_nothing_anew(person: Desk, collector: Collector) -> None:
+    task = {"id": "a", "agent_role": "devops"}
+    _, found = carried_out(person, collector, {"id": "before", "tasks": [task]})
+    offered = [span for span in found if span.name == "send task.dispatched"]
+    assert len(offered) == 1
+    person.cairn("ledger", "rebuild-stream", "--yes")
+    _, found = carried_out(person, collector, {"id": "after", "tasks": [task]})
+    assert len([span for span in found if span.name == "send task.dispatched"]) == 1
+    of_before = [span for span in collector.spans() if span.attributes.get("cairn.workflow") == "before"]
+    assert [span for span in of_before if span.name == "send task.dispatched"] == offered
 
 
 def test_a_refused_act_is_a_span_with_its_reason(person: Desk, collector: Collector) -> None:
