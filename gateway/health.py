@@ -2,9 +2,9 @@
 
 An orphan, a task that nothing will move any more, is a fault of ours, but no reason to send work elsewhere: it is
 counted, and `ready` does not depend on it. Nor does it on a view that is halted, which is named: commands are decided,
-agents work and all other views go on without it; nor on one that
-lets events gather and is behind. All but `recovery`: what began after its position has no deadline, no
-lease runs out there and no retry begins, so that with it halted nobody should be sent here.
+agents work and all other views go on without it; nor on how far behind a view is that lets events gather. All but
+`recovery`: what began after its position has no deadline, no lease runs out there and no retry begins, so that with it
+halted nobody should be sent here.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ from gateway.plans import Plans
 from gateway.problems import problems
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
-from gateway.traffic import traffic
+from gateway.traffic import Traffic
 from gateway.workflows import Workflows
 from handlers.execute import Executor
 from handlers.slots import Slots
@@ -67,9 +67,8 @@ def application(
     """
     orphans = Orphans(pool)
     metrics = Metrics(ledger, pool, orphans, version, sla_seconds)
-    app = web.Application(
-        middlewares=[traffic(metrics.registry), problems, access(token, hosts)], client_max_size=requests.BODY_BYTES
-    )
+    app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
+    Traffic(metrics.registry).watch(app)
     commands, events = Commands(executor, ledger), Events(ledger)
     serve(
         app,

@@ -126,6 +126,7 @@ _ALL = (
            "left before the answer."),
     Figure("cairn_http_request_duration_seconds", "histogram", "process", "seconds", ("route",),
            "Time to the answer, of whole answers: not of what is followed.", HTTP_BOUNDS),
+    Figure("cairn_stream_clients", "gauge", "process", "clients", (), "Who follows events here just now."),
 )  # fmt: skip
 
 FIGURES = {figure.name: figure for figure in _ALL}

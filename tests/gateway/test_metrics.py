@@ -155,6 +155,17 @@ async def test_requests_are_counted_by_the_pattern_of_their_route(
         assert found["cairn_http_request_duration_seconds_count", "/api/v1/workflows/{workflow}"] == 2.0
 
 
+async def test_whoever_follows_is_counted_while_they_do(postgres_url: str, nats_url: str, tenant: str) -> None:
+    async with served(postgres_url, nats_url, tenant) as system, asking(system.url) as session:
+        for accept in ("text/event-stream", "application/x-ndjson"):
+            async with session.get("/api/v1/events?follow=1", headers={"Accept": accept}) as following:
+                assert following.status == 200
+                await told(session, {("cairn_stream_clients",): 1.0})
+            await told(session, {("cairn_stream_clients",): 0.0})
+        found = await told(session, {("cairn_http_requests_total", "GET", "/api/v1/events", "200"): 2.0})
+        assert ("cairn_http_request_duration_seconds_count", "/api/v1/events") not in found
+
+
 async def test_any_number_of_scrapers_cost_what_one_does(postgres_url: str, nats_url: str, tenant: str) -> None:
     async with served(postgres_url, nats_url, tenant) as system, asking(system.url) as session:
         await scraped(session)
