@@ -41,6 +41,7 @@ class Metrics:
     """Reads `ledger` and the views by `pool`. `registry` is where figures of this process are counted."""
 
     def __init__(self, ledger: Ledger, pool: Pool, orphans: Orphans, version: str, sla_seconds: int = 120) -> None:
+        # When a counter was made says nothing of one that is older than this process.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.registry.register(self)

@@ -67,7 +67,10 @@ class Audits:
         last = next((event for _, event in reversed(await self._before()) if event.ok), None)
         found = await self._look(last.position if last else 0, bytes.fromhex(last.digest) if last else GENESIS)
         await self._executor.note(self._stream, uuid4(), found, ACTOR)
-        log.log(20 if found.ok else 50, "audit.done", position=found.position, ok=found.ok, reason=found.reason)
+        if found.ok:
+            log.info("audit.done", position=found.position, events=found.checked_events)
+        else:
+            log.critical("audit.broken", position=found.position, reason=found.reason)
         return found
 
     async def _look(self, after: int, digest: bytes) -> LedgerAudited:

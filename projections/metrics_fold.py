@@ -119,7 +119,10 @@ class Changes:
 
     def fold(self, recorded: Recorded) -> None:
         """LookupError for an event about what is not under way: the rows or the ledger are not what they should be."""
-        self._count("cairn_events_total", "foreign" if recorded.type.startswith(PREFIX) else recorded.type)
+        foreign = recorded.type.startswith(PREFIX)
+        self._count("cairn_events_total", "foreign" if foreign else recorded.type)
+        if foreign:
+            return
         at = (recorded.recorded_at - EPOCH) // MICROSECOND
         if recorded.stream.startswith(STREAM):
             self._about(recorded.stream.removeprefix(STREAM), recorded.event, at)  # type: ignore[arg-type]

@@ -13,8 +13,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 from served import ASKING, PLAN, Served, asking, served
 
-from gateway import metrics
+from gateway import health, metrics
 from gateway.connection import Runner
+from projections.board import Board
 from projections.figures import FIGURES, LEDGER
 from projections.metrics import Metrics
 from projections.project import Projection
@@ -164,6 +165,15 @@ async def test_whoever_follows_is_counted_while_they_do(postgres_url: str, nats_
             await told(session, {("cairn_stream_clients",): 0.0})
         found = await told(session, {("cairn_http_requests_total", "GET", "/api/v1/events", "200"): 2.0})
         assert ("cairn_http_request_duration_seconds_count", "/api/v1/events") not in found
+
+
+async def test_a_view_that_lets_events_gather_is_no_reason_to_send_work_elsewhere(
+    postgres_url: str, nats_url: str, tenant: str
+) -> None:
+    async with served(postgres_url, nats_url, tenant) as system:
+        behind = {view.name: health._view(20_000, Projection(system.pool, view)) for view in (Board(), Metrics())}
+        assert not behind["board"].ok and not behind["metrics"].ok
+        assert behind["board"].needed and not behind["metrics"].needed
 
 
 async def test_any_number_of_scrapers_cost_what_one_does(postgres_url: str, nats_url: str, tenant: str) -> None:
