@@ -247,13 +247,14 @@ class TaskNoted(Event, frozen=True, tag="task.noted"):
 
 
 class UsageCorrected(Event, frozen=True, tag="usage.corrected"):
-    """Numbers that came before a run's end or after it; `was` is None where none were known."""
+    """Numbers that came before a run's end or after it; `was` is None where none were known. `role` is the run's."""
 
     task: str
     run: str
     was: Usage | None
     now: Usage
     why: str = ""
+    role: str = ""
 
 
 class CallReserved(Event, frozen=True, tag="call.reserved"):
@@ -449,6 +450,17 @@ class LedgerRestored(Event, frozen=True, tag="ledger.restored"):
     taken_at: float | None = None
 
 
+class LedgerAudited(Event, frozen=True, tag="ledger.audited"):
+    """Digests were computed again, of `checked_events`. If it is `ok`, all up to `position` is as it was recorded, and
+    `digest` (hex) stands for it; else `position` is the first that is not, for the `reason` that is given."""
+
+    position: int
+    ok: bool
+    checked_events: int
+    digest: str = ""
+    reason: str = ""
+
+
 class AgentJoined(Event, frozen=True, tag="agent.joined"):
     """An agent takes work of `role`, `capacity` tasks at once; also when it describes itself anew."""
 
@@ -531,5 +543,5 @@ WorkflowEvent = (
 AgentEvent = AgentJoined | AgentLost | AgentReturned | AgentDrained | AgentLeft
 """Everything an `agent-<name>` stream can hold."""
 
-LedgerEvent = LedgerRestored
+LedgerEvent = LedgerRestored | LedgerAudited
 """Everything a `ledger-<tenant>` stream can hold."""

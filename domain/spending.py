@@ -48,7 +48,7 @@ def corrected(state: Workflow, command: ReportUsage) -> list[WorkflowEvent] | st
     now = usage(command.spent, seconds, state.prices)
     if ended and now == run.usage:
         return []
-    return [UsageCorrected(task=command.task, run=run.id, was=run.usage, now=now, why=command.why)]
+    return [UsageCorrected(task=command.task, run=run.id, was=run.usage, now=now, why=command.why, role=run.role)]
 
 
 def answered(then: Consequences, task: TaskState, said: AskAnswered | AskExpired) -> None:

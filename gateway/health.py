@@ -2,8 +2,9 @@
 
 An orphan, a task that nothing will move any more, is a fault of ours, but no reason to send work elsewhere: it is
 counted, and `ready` does not depend on it. Nor does it on a view that is halted, which is named: commands are decided,
-agents work and all other views go on without it. All but `recovery`: what began after its position has no deadline, no
-lease runs out there and no retry begins, so that with it halted nobody should be sent here.
+agents work and all other views go on without it; nor on how far behind a view is that lets events gather. All but
+`recovery`: what began after its position has no deadline, no lease runs out there and no retry begins, so that with it
+halted nobody should be sent here.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from ledger.ledger import Ledger
 from ledger.ports import Bus
 from ledger.postgres import Pool
 from ledger.stream import Refusal
-from projections.project import Projection
+from projections.project import PACE_SECONDS, Projection
 from projections.recovery import Recovery, standing
 
 ANSWER_SECONDS = 2.0
@@ -69,9 +70,9 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Health:
-    def __init__(self, ledger: Ledger, bus: Bus, views: Sequence[Projection], pool: Pool, version: str) -> None:
+    def __init__(self, ledger: Ledger, bus: Bus, views: Sequence[Projection], orphans: "Orphans", version: str) -> None:
         self._ledger, self._bus, self._views = ledger, bus, views
-        self._about, self._orphans = About(version, ledger.tenant), Orphans(pool)
+        self._about, self._orphans = About(version, ledger.tenant), orphans
 
     async def live(self, _: web.Request) -> web.Response:
         return json(Live())
@@ -162,7 +163,8 @@ async def _unpublished(ledger: Ledger) -> int | None:
 def _view(head: int | None, projection: Projection) -> Check:
     halted, needed = projection.halted, projection.view.name == Recovery.name
     if halted is None:
-        return _lag(head, projection.position)
+        lazy = projection.view.pace_seconds > PACE_SECONDS
+        return msgspec.structs.replace(_lag(head, projection.position), needed=not lazy)
     behind = None if head is None else max(0, head - projection.position)
     return Check(False, f"halted: {halted.reason}", behind, halted.position, needed)
 

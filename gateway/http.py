@@ -18,12 +18,13 @@ from gateway.asks import Asks
 from gateway.budget import Budgets
 from gateway.commands import Commands
 from gateway.events import Events
-from gateway.health import Health
+from gateway.health import Health, Orphans
 from gateway.metrics import Metrics
 from gateway.plans import Plans
 from gateway.problems import problems
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
+from gateway.traffic import Traffic
 from gateway.trail import leave, trail
 from gateway.workflows import Workflows
 from handlers.execute import Executor
@@ -55,16 +56,20 @@ def application(
     prices: Prices | None = None,
     slots: Slots | None = None,
     max_queued: int = 1_000,
+    sla_seconds: int = 120,
     hosts: Collection[str] = (),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
     `views` are all that are projected, which readiness tells of.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
-    most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
-    it may be asked. ValueError without a token.
+    most `max_queued` workflows wait for their place; in `sla_seconds` they are to complete; `hosts` are names besides
+    this machine's own under which it may be asked. ValueError without a token.
     """
+    orphans = Orphans(pool)
+    metrics = Metrics(ledger, pool, orphans, version, sla_seconds)
     app = web.Application(middlewares=[trail, problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
+    Traffic(metrics.registry).watch(app)
     commands, events = Commands(executor, ledger), Events(ledger)
     serve(
         app,
@@ -76,8 +81,8 @@ def application(
         *([Line(slots)] if slots else []),
         agents,
         events,
-        Health(ledger, bus, views or (board,), pool, version),
-        Metrics(pool, version),
+        Health(ledger, bus, views or (board,), orphans, version),
+        metrics,
     )
     app.on_response_prepare.append(_protect)
     app.on_response_prepare.append(leave)

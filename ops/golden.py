@@ -49,7 +49,7 @@ from domain.commands import (
     Skip,
     StartWorkflow,
 )
-from domain.events import Event, LedgerRestored
+from domain.events import Event, LedgerAudited, LedgerRestored
 from domain.outcome import Failure, Receipt, Result
 from domain.plan import AcceptanceCriteria, Budget, Edit, Plan, Route, Task, Test
 from domain.state import Workflow, evolve
@@ -168,6 +168,7 @@ def history() -> list[Line]:
     told.do(ExpireWorkflow(now=told.now + 3_600), "clock/limit")
     told.start("restored", Task("a"), Task("b", dependencies=("a",)))
     told.note("ledger-main", LedgerRestored(position=len(told.lines), previous_epoch=1, epoch=2, taken_at=told.now))
+    told.note("ledger-main", LedgerAudited(position=len(told.lines), ok=True, checked_events=7, digest="0" * 64))
     told.do(Restore(now=told.now, skipped=70_000, repository="/srv/restored.git"), "cairn restore")
     join = asked.Join(now=told.now, agent="ann", role="coder", capacity=2, capabilities=("gpu",), version="0.1.0")
     drain = asked.Drain(now=told.now, by="pat", reason="the machine is old")
@@ -325,7 +326,8 @@ class _Story:
                 agents.evolve(state, event)
 
     def note(self, stream: str, event: Event) -> None:
-        self._record(stream, 0, [event], "cairn restore", None, None)
+        version = sum(line.stream == stream for line in self.lines)
+        self._record(stream, version, [event], "cairn", None, None)
 
     def _record(
         self, stream: str, version: int, events: Sequence[Event], actor: str, name: str | None, trace: str | None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from domain.plan import Plan
-from ops import rulebook
+from ops import figures, rulebook
 
 FOLDER = Path(__file__).parent.parent
 ADDRESS = "https://cairn.dev/schemas/"
@@ -24,6 +24,7 @@ def documents() -> dict[str, str]:
     return {
         "schemas/plan.schema.json": _schema("plan.schema.json", "Cairn plan", Plan),
         "docs/rulebook.md": rulebook.page(),
+        "docs/metrics.md": figures.page(),
     }
 
 

@@ -27,6 +27,7 @@ from domain.claims import Limits, PauseDispatch
 from gateway.agents import Agents
 from gateway.connection import Runner
 from gateway.http import application
+from handlers.audits import Audits
 from handlers.branches import Branches
 from handlers.deadlines import Deadlines
 from handlers.execute import Executor
@@ -47,10 +48,11 @@ from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
 from ops.settings import secrets as known_secrets
 from projections.board import Board
+from projections.metrics import Metrics
 from projections.project import Projection
 from projections.recovery import Recovery
 
-READERS = 6
+READERS = 7
 PORTS = 20
 """Ports that are tried, from the configured one on."""
 SHUTDOWN_SECONDS = 1.0
@@ -103,7 +105,7 @@ async def up(
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
         executor = Executor(ledger)
         board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-        views = (board, recovery)
+        views = (board, recovery, Projection(readers, Metrics()))
         for projection in views:
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)
@@ -130,6 +132,7 @@ async def up(
                     slots.run(),
                     valve.run(),
                     Branches(ledger, Refs(), Cursor(readers, "branches")).run(),
+                    Audits(ledger, executor, settings.audit_hours).run(),
                 )
             ]
             await roster.open()
@@ -139,7 +142,8 @@ async def up(
                 executor=executor, ledger=ledger, board=board, views=views, pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
-                slots=slots, max_queued=settings.max_queued, hosts=[settings.listen.rpartition(":")[0].strip("[]")],
+                slots=slots, max_queued=settings.max_queued, sla_seconds=settings.sla_seconds,
+                hosts=[settings.listen.rpartition(":")[0].strip("[]")],
             )  # fmt: skip
             url = await stack.enter_async_context(listening(app, settings.listen, tell))
             where = Up(

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_workflows: int | None = None  # that run at once; None: any number
     max_queued: int = 1_000  # workflows that wait for their place; more are refused
     role_slots: dict[str, int] = {}  # tasks of a role that are worked on at once; a role that is not named: any number
+    audit_hours: float = 24.0  # how often the ledger's digests are computed again; 0: never
+    sla_seconds: int = 120  # in which workflows are to complete: what the metrics compare with
     log_level: str = "info"  # of everything, and after commas of components, as info,ledger.relay=debug
     origins: dict[str, str] = {}
 
@@ -69,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         named = all(re.search(ID_PATTERN, role) and count > 0 for role, count in slots)
         _demand(named, "role_slots", "must name roles, each with 1 or more, as coder=2,reviewer=1")
         levels_of(self.log_level)
+        _demand(0 <= self.audit_hours <= 8_760, "audit_hours", "must be between 0 (never) and 8760 hours")
+        _demand(0 < self.sla_seconds <= 86_400, "sla_seconds", "must be 1 to 86400 whole seconds")
         _demand(0 < self.lease_seconds <= 86_400, "lease_seconds", "must be between 0 and 86400 seconds")
 
     def __repr__(self) -> str:

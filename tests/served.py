@@ -35,6 +35,7 @@ from ledger.stream import streams_of
 from ops.adapters import Timers
 from ops.embedded import Embedded
 from projections.board import Board
+from projections.metrics import Metrics
 from projections.project import Projection
 from projections.recovery import Recovery
 
@@ -83,12 +84,13 @@ async def served(
         async with Bus.connect(nats_url, name="test-gateway") as bus:
             async with (
                 Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
-                pool(postgres_url, tenant, size=6, views=True) as readers,
+                pool(postgres_url, tenant, size=7, views=True) as readers,
             ):
                 board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-                for view in (board, recovery):
+                views = board, recovery, Projection(readers, Metrics())
+                for view in views:
                     await view.install()
-                projecting = [asyncio.create_task(view.run(ledger)) for view in (board, recovery)]
+                projecting = [asyncio.create_task(view.run(ledger)) for view in views]
                 where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
                 executor = Executor(ledger)
                 agents = _agents(executor, ledger, board, readers, bus, nats_url)

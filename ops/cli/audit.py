@@ -3,17 +3,25 @@
 import asyncio
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
 
 from cyclopts import App, Parameter
 
 from ops.cli.place import HERE, Place
 from ops.cli.rows import Document, document
 from ops.cli.servers import servers
-from ops.cli.stop import FAILED, OK, Stop
+from ops.cli.stop import FAILED, OK, USAGE, Stop
 from ops.cli.text import took
 
+if TYPE_CHECKING:
+    from domain.events import LedgerAudited
+    from ops.settings import Settings
+
+ACTOR = "cairn audit"
+
 From = Annotated[int, Parameter(name="--from", help="The first position.")]
+Record = Annotated[bool, Parameter(negative="", help="Keep what was found as an event of the ledger.")]
 To = Annotated[int | None, Parameter(name="--to", help="The last position; without it, the last there is.")]
 
 command = App(
@@ -23,11 +31,18 @@ command = App(
 
 @command.command
 def verify(
-    *, tenant: str | None = None, first: From = 1, to: To = None, output: Document = "text", place: Place = HERE
+    *,
+    tenant: str | None = None,
+    first: From = 1,
+    to: To = None,
+    record: Record = False,
+    output: Document = "text",
+    place: Place = HERE,
 ) -> int:
     """Compute the digest of every event again, and name the first position that is not as it was recorded.
 
-    Exit code 1 if there is one. Works on the system that is up, or on what a stopped one left.
+    Exit code 1 if there is one. Works on the system that is up, or on what a stopped one left. What is recorded
+    is what the metrics tell, and where the server goes on when it looks by itself (CAIRN_AUDIT_HOURS).
 
     Parameters
     ----------
@@ -36,18 +51,28 @@ def verify(
     """
     from ledger.errors import BrokenChain
 
+    if record and (first > 1 or to is not None):
+        raise Stop(USAGE, "only an audit of the whole ledger is recorded", fix="cairn audit verify --record")
     settings = place.settings(tenant=tenant)
     begun = time.monotonic()
 
     async def check() -> tuple[int, int, str]:
+        from handlers.audits import failed, passed
         from ledger.audit import audit
 
         async with servers(settings, bus=False) as here:
             nonlocal begun
             begun = time.monotonic()
-            verified = await audit(
-                here.database_url, settings.tenant, first, to, archive=settings.archive, told=_progress
-            )
+            try:
+                verified = await audit(
+                    here.database_url, settings.tenant, first, to, archive=settings.archive, told=_progress
+                )
+            except BrokenChain as broken:
+                if record:
+                    await _record(settings, here.database_url, failed(broken))
+                raise
+            if record:
+                await _record(settings, here.database_url, passed(verified))
         return verified.events, verified.position, verified.digest.hex()
 
     try:
@@ -70,6 +95,15 @@ def verify(
         print(f"digest    {digest}")
         print(f"rate      {rate:,} events/s, {took(seconds)}")
     return OK
+
+
+async def _record(settings: "Settings", database_url: str, found: "LedgerAudited") -> None:
+    from handlers.audits import stream_of
+    from handlers.execute import Executor
+    from ledger.ledger import Ledger
+
+    async with Ledger.open(database_url, tenant=settings.tenant, archive=settings.archive) as ledger:
+        await Executor(ledger).note(stream_of(settings.tenant), uuid4(), found, ACTOR)
 
 
 def _progress(done: int, of: int) -> None:

@@ -28,6 +28,7 @@ def _news(data: dict[str, Any]) -> str:
     failure, result = data.get("failure") or {}, data.get("result") or {}
     told = {
         "previous_epoch": f"goes on after position {data.get('position')} in epoch {data.get('epoch')}",
+        "checked_events": f"{'whole up to' if data.get('ok') else 'broken at'} position {data.get('position')}",
         "role": f"to {data.get('role')}",
         "agent": f"by {data.get('agent')}",
         "by": f"by {data.get('by')}",

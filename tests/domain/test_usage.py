@@ -105,7 +105,7 @@ def test_an_attempt_that_is_ended_from_outside_ends_with_its_usage_too() -> None
 
 def test_numbers_told_before_the_end_stand_when_the_agent_dies() -> None:
     story = given(priced(A), started("a/1", 1)).when(used(TOLD, now=NOW + 3))
-    story.then(An(UsageCorrected, "a", run="a/1", was=None, why="the bill came"))
+    story.then(An(UsageCorrected, "a", run="a/1", was=None, why="the bill came", role="coder"))
     story.when(ExpireLease(now=NOW + 40, task="a", token=1)).then(An(AttemptFailed), An(RetryScheduled))
     assert story.events[0].usage == usage(TOLD, 40.0, PRICES)
 

@@ -112,6 +112,9 @@ async def test_readiness_ends_with_postgres_and_with_nats(
             to_postgres.cut()
             status, failing = await _failing(session)
             assert (status, failing) == (503, {"postgres", "nats", "relay", "board", "recovery"})
+            async with session.get("/metrics") as response:
+                code = (await response.json(content_type=None))["code"]
+                assert (response.status, code) == (503, "ledger_unavailable")
             async with (
                 session.get("/api/v1/workflows") as read,
                 session.post("/api/v1/workflows", json={"plan": PLAN, "id": "x"}) as written,

@@ -55,6 +55,18 @@ def test_a_whole_ledger_is_verified_and_its_digest_said(system: Home) -> None:
     assert part["broken"] is None and part["events_per_second"] > 0
 
 
+def test_an_audit_is_recorded_if_it_is_of_everything(system: Home) -> None:
+    audited = json.loads(system.cairn("audit", "verify", "--record", "-o", "json").stdout)
+    *_, event = [json.loads(one) for one in system.cairn("events", "-o", "jsonl").stdout.splitlines()]
+    assert event["type"] == "cairn.ledger.audited.v1"
+    assert {name: event["data"][name] for name in ("position", "ok", "checked_events", "digest")} == {
+        "position": audited["position"], "ok": True, "checked_events": audited["events"], "digest": audited["digest"],
+    }  # fmt: skip
+    assert f"whole up to position {audited['position']}" in system.cairn("events").stdout.splitlines()[-1]
+    part = system.cairn("audit", "verify", "--record", "--from", "3")
+    assert part.returncode == 2 and "only an audit of the whole ledger is recorded" in part.stderr
+
+
 def test_a_terminal_is_told_how_far_it_is(system: Home) -> None:
     code, shown = on_terminal(system, ["audit", "verify"], [])
     assert code == 0 and re.search(r"(\d+) of \1 events verified", plain(shown))
@@ -127,7 +139,13 @@ def test_what_a_stopped_system_left_is_verified_and_what_was_changed_in_it_is_na
     found = json.loads(home.cairn("ledger", "compare", "-o", "json").stdout)
     assert (found["equal"], found["last"], found["difference"]["position"]) == (False, 2, 3)
     assert home.cairn("audit", "verify", "--from", "4").returncode == 0
+    assert home.cairn("audit", "verify", "--record").returncode == 1
     assert not home.runs()
+    up = home.start("up", "--testers", "0")
+    told(up, "stop ")
+    *_, event = [json.loads(line) for line in home.cairn("events", "-o", "jsonl").stdout.splitlines()]
+    assert (event["data"]["ok"], event["data"]["position"]) == (False, 3)
+    assert ended(up) == 0
     shutil.rmtree(home.folder)
 
 

@@ -15,6 +15,7 @@ def test_without_any_source_the_embedded_servers_and_the_defaults_are_used(tmp_p
     assert (settings.database_url, settings.nats_url) == (None, None)
     assert (settings.listen, settings.tenant, settings.sandbox) == ("127.0.0.1:8700", "main", "auto")
     assert settings.sandbox_image == IMAGE
+    assert (settings.audit_hours, settings.sla_seconds) == (24.0, 120)
     assert set(settings.origins) == set(NAMES)
     assert set(settings.origins.values()) == {"default"}
 
@@ -107,7 +108,8 @@ def test_slots_of_roles_are_written_alike_in_a_variable_and_in_what_is_shown(tmp
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("CAIRN_ROLE_SLOTS", "coder"), ("CAIRN_ROLE_SLOTS", "coder=0"), ("CAIRN_ROLE_SLOTS", "A B=1"),
-     ("CAIRN_MAX_WORKFLOWS", "0"), ("CAIRN_MAX_QUEUED", "-1")],
+     ("CAIRN_MAX_WORKFLOWS", "0"), ("CAIRN_MAX_QUEUED", "-1"), ("CAIRN_AUDIT_HOURS", "-1"), ("CAIRN_AUDIT_HOURS", "9000"),
+     ("CAIRN_SLA_SECONDS", "0"), ("CAIRN_SLA_SECONDS", "1.5"), ("CAIRN_SLA_SECONDS", "86401")],
 )  # fmt: skip
 def test_limits_that_make_no_sense_are_refused_by_name(tmp_path: Path, variable: str, value: str) -> None:
     with pytest.raises(SettingsInvalid, match=variable.removeprefix("CAIRN_").lower()):
