@@ -44,9 +44,8 @@ from ops.embedded import embedded
 from ops.garbage import collect_seldom
 from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
-from projections.board import Board
+from ops.views import VIEWS
 from projections.project import Projection
-from projections.recovery import Recovery
 
 READERS = 6
 PORTS = 20
@@ -100,9 +99,9 @@ async def up(
         starting = None
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
         executor = Executor(ledger)
-        board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-        views = (board, recovery)
-        for projection in views:
+        views = {name: Projection(readers, view()) for name, view in VIEWS.items()}
+        board, recovery = views["board"], views["recovery"]
+        for projection in views.values():
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)
         valve = Valve(bus, ledger, executor)
@@ -120,7 +119,7 @@ async def up(
                 group.create_task(job)
                 for job in (
                     servers.watch(),
-                    *(view.run(ledger) for view in views),
+                    *(view.run(ledger) for view in views.values()),
                     Inbox(bus, executor, settings.tenant).run(),
                     deadlines.run(),
                     registry.run(),
@@ -133,7 +132,7 @@ async def up(
             await roster.open()
             token = secrets.token_urlsafe(32)
             app = application(
-                executor=executor, ledger=ledger, board=board, views=views, pool=readers, bus=bus, token=token,
+                executor=executor, ledger=ledger, board=board, views=tuple(views.values()), pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
                 slots=slots, max_queued=settings.max_queued, hosts=[settings.listen.rpartition(":")[0].strip("[]")],
