@@ -47,8 +47,8 @@ SELECT set_config('statement_timeout', '0', false), set_config('idle_in_transact
        set_config('client_min_messages', 'warning', false)
 
 -- behind: how far each is behind the ledger.
-SELECT name, version, p.position, greatest(h.position - p.position, 0),
+SELECT p.name, p.version, p.position, greatest(h.position - p.position, 0),
        CASE WHEN h.position > p.position
             THEN round(extract(epoch FROM clock_timestamp() - e.recorded_at), 3)::double precision ELSE 0 END,
        halted
-FROM projections AS p CROSS JOIN ledger_head AS h LEFT JOIN events AS e ON e.position = p.position + 1 ORDER BY name
+FROM projections AS p CROSS JOIN ledger_head AS h LEFT JOIN events AS e ON e.position = p.position + 1 ORDER BY p.name

@@ -149,6 +149,8 @@ class Shadow:
     async def _batches(self, read: Read, target: int) -> AsyncGenerator[list[Recorded], None]:
         """All after what is written, up to `target`."""
         position = self.position
+        if position >= target:
+            return
         async with aclosing(history(read, position, BATCH_EVENTS)) as found:
             async for batch in found:
                 if batch[-1].position != position + len(batch):

@@ -1,7 +1,6 @@
 """`cairn projections`."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
