@@ -5,7 +5,8 @@ for the view to be there. The same Idempotency-Key gets the same answer for as l
 that goes wrong is a problem document (`gateway/problems.py`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from aiohttp import web
 
@@ -55,13 +56,15 @@ def application(
     slots: Slots | None = None,
     max_queued: int = 1_000,
     hosts: Collection[str] = (),
+    faults: Mapping[str, str] = MappingProxyType({}),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
     `views` are all that are projected, which readiness tells of.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
     most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
-    it may be asked. ValueError without a token.
+    it may be asked; `faults` says at any time which parts of the system failed lately, and why. ValueError without a
+    token.
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     commands, events = Commands(executor, ledger), Events(ledger)
@@ -75,7 +78,7 @@ def application(
         *([Line(slots)] if slots else []),
         agents,
         events,
-        Health(ledger, bus, views or (board,), pool, version),
+        Health(ledger, bus, views or (board,), pool, version, faults),
         Metrics(pool, version),
     )
     app.on_response_prepare.append(_protect)
