@@ -27,7 +27,7 @@ from ledger.stream import Refusal
 from projections.project import Projection
 from projections.recovery import Recovery, standing
 
-ANSWER_SECONDS = 0.7
+ANSWER_SECONDS = 0.5
 """A probe is answered within a second of what it is about, also where a server does not refuse but stays silent."""
 SILENT_SECONDS = 2.0
 COUNTED_SECONDS = 5.0
