@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -10,11 +11,14 @@ from histories import history
 from stage import WAIT_SECONDS, opened, record, tables
 
 from domain.events import ReportRefused
+from ledger.audit import reader
 from ledger.cancel import end
+from ledger.errors import SegmentUnreadable
 from ledger.ledger import Ledger
 from ledger.names import views_of
-from ledger.postgres import Connection, Pool
+from ledger.postgres import Connection, Pool, connect
 from ledger.recorded import Recorded
+from ledger.retire import closed, lock, retire
 from projections.board import Board, workflows
 from projections.project import Projection, View
 from projections.recovery import Lease, Recovery, beat
@@ -156,3 +160,21 @@ async def test_a_view_that_was_never_made_is_built_up_to_the_head(postgres_url: 
             live = await tables(pool, ("board_tasks",))
             assert await rebuilt(postgres_url, ledger, Board()) == []
             assert await tables(pool, ("board_tasks",)) == live
+
+
+async def test_archived_events_are_read_too(postgres_url: str, tmp_path: Path) -> None:
+    small = f"{postgres_url}&options=-c%20cairn.partition_events%3D20"
+    async with opened(small) as (ledger, pool):
+        head = (await record(ledger, HISTORY))[-1]
+        async with running(ledger, pool, Board()) as (board,):
+            await board.reached(head, WAIT_SECONDS)
+        async with await connect(small, ledger.tenant) as connection:
+            await lock(connection, ledger.tenant)
+            gone = [await retire(connection, ledger.tenant, tmp_path, one) for one in await closed(connection, head)]
+        assert gone
+        async with reader(small, ledger.tenant) as without, shadowed(small, ledger.tenant, Board()) as shadow:
+            with pytest.raises(SegmentUnreadable):
+                await shadow.build(without.read, head)
+        async with reader(small, ledger.tenant, tmp_path) as whole, shadowed(small, ledger.tenant, Board()) as shadow:
+            assert await shadow.build(whole.read, head) == head
+            assert await shadow.compare(whole.read) == []
