@@ -9,8 +9,9 @@ halted nobody should be sent here.
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 import psycopg
@@ -27,10 +28,15 @@ from ledger.stream import Refusal
 from projections.project import PACE_SECONDS, Projection
 from projections.recovery import Recovery, standing
 
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 0.5
+"""A probe is answered within a second of what it is about, also where a server does not refuse but stays silent."""
+SILENT_SECONDS = 2.0
 COUNTED_SECONDS = 5.0
 BEHIND_EVENTS = 10_000
 """A view or a relay further behind than this is catching up, not working."""
+
+
+T = TypeVar("T")
 
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,9 +76,21 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Health:
-    def __init__(self, ledger: Ledger, bus: Bus, views: Sequence[Projection], orphans: "Orphans", version: str) -> None:
-        self._ledger, self._bus, self._views = ledger, bus, views
-        self._about, self._orphans = About(version, ledger.tenant), orphans
+    def __init__(
+        self,
+        ledger: Ledger,
+        bus: Bus,
+        views: Sequence[Projection],
+        orphans: "Orphans",
+        version: str,
+        faults: Mapping[str, str],
+    ) -> None:
+        self._ledger, self._views, self._faults = ledger, views, faults
+        silent: tuple[Check, int | None] = Check(False, "does not answer"), None
+        self._postgres = Question(partial(_postgres, ledger), silent)
+        self._nats = Question(partial(_nats, bus), Check(False, "does not answer"))
+        self._unpublished = Question(partial(_unpublished, ledger), None)
+        self._about, self._orphans = About(version, ledger.tenant), Question(orphans.count, None)
 
     async def live(self, _: web.Request) -> web.Response:
         return json(Live())
@@ -80,7 +98,7 @@ class Health:
     async def ready(self, request: web.Request) -> web.Response:
         """200 if work can be done, else 503."""
         query = requests.query(request, Asked)
-        found, orphans = await asyncio.gather(checks(self._ledger, self._bus, self._views), self._orphans.count())
+        found, orphans = await asyncio.gather(self._checks(), self._orphans.answer())
         ready = all(check.ok for check in found.values() if check.needed)
         halted = [name for name, check in found.items() if check.halted is not None]
         shown = found if query.verbose else msgspec.UNSET
@@ -89,6 +107,18 @@ class Health:
     async def about(self, _: web.Request) -> web.Response:
         return json(self._about)
 
+    async def _checks(self) -> dict[str, Check]:
+        """The state of each part, as of now."""
+        asked = self._postgres.answer(), self._nats.answer(), self._unpublished.answer()
+        (postgres, head), nats, unpublished = await asyncio.gather(*asked)
+        if head is not None and unpublished is not None:
+            relayed: int | None = head - unpublished
+        else:
+            relayed = self._ledger.relay.last if self._ledger.relay else None
+        of_views = {projection.view.name: _view(head, projection) for projection in self._views}
+        faults = {name: Check(False, f"failed, and is begun again: {why}") for name, why in self._faults.items()}
+        return {"postgres": postgres, "nats": nats, "relay": _lag(head, relayed), **of_views, **faults}
+
     routes: ClassVar[Routes] = (
         Route("GET", "/livez", live, "open", "Whether the program answers.", Live),
         Route("GET", "/readyz", ready, "open", "Whether work can be done; 503 if not.", Readiness, query=Asked),
@@ -96,15 +126,22 @@ class Health:
     )
 
 
-async def checks(ledger: Ledger, bus: Bus, views: Sequence[Projection]) -> dict[str, Check]:
-    """The state of each part, as of now; never raises, never takes longer than two seconds."""
-    (postgres, head), nats, unpublished = await asyncio.gather(_postgres(ledger), _nats(bus), _unpublished(ledger))
-    if head is not None and unpublished is not None:
-        relayed: int | None = head - unpublished
-    else:
-        relayed = ledger.relay.last if ledger.relay else None
-    of_views = {projection.view.name: _view(head, projection) for projection in views}
-    return {"postgres": postgres, "nats": nats, "relay": _lag(head, relayed), **of_views}
+class Question(Generic[T]):
+    """Asked of a server that may be silent: nobody waits longer than ANSWER_SECONDS, and who comes next joins.
+
+    To break off what waits for Postgres takes as long as Postgres is silent, so that is left to end by itself.
+    """
+
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, T]], silence: T) -> None:
+        self._ask, self._silence = ask, silence
+        self._asking: asyncio.Task[T] | None = None
+
+    async def answer(self) -> T:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        asking = self._asking
+        await asyncio.wait([asking], timeout=ANSWER_SECONDS)
+        return asking.result() if asking.done() else self._silence
 
 
 class Orphans:
@@ -125,7 +162,7 @@ class Orphans:
 
     async def _ask(self) -> int | None:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), self._pool.connection() as connection:
+            async with asyncio.timeout(SILENT_SECONDS), self._pool.connection() as connection:
                 return (await standing(connection)).orphans
         except (psycopg.OperationalError, psycopg.errors.UndefinedTable, TimeoutError):
             return None
@@ -133,7 +170,7 @@ class Orphans:
 
 async def _postgres(ledger: Ledger) -> tuple[Check, int | None]:
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(SILENT_SECONDS):
             head = (await ledger.head()).position
     except (LedgerError, TimeoutError):
         return Check(False, "does not answer"), None
@@ -142,7 +179,7 @@ async def _postgres(ledger: Ledger) -> tuple[Check, int | None]:
 
 async def _nats(bus: Bus) -> Check:
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(SILENT_SECONDS):
             answer: dict[str, Any] = await bus.api("INFO")
     except (ConnectionError, TimeoutError):
         return Check(False, "does not answer, or not as JetStream")
@@ -154,7 +191,7 @@ async def _nats(bus: Bus) -> Check:
 async def _unpublished(ledger: Ledger) -> int | None:
     """Asked of Postgres and JetStream, for it may be another process that relays; None while nobody can tell."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(SILENT_SECONDS):
             return None if ledger.relay is None else await ledger.relay.measure()
     except (LedgerError, Refusal, ConnectionError, TimeoutError):
         return None

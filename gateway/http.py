@@ -5,7 +5,8 @@ for the view to be there. The same Idempotency-Key gets the same answer for as l
 that goes wrong is a problem document (`gateway/problems.py`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from aiohttp import web
 
@@ -58,13 +59,15 @@ def application(
     max_queued: int = 1_000,
     sla_seconds: int = 120,
     hosts: Collection[str] = (),
+    faults: Mapping[str, str] = MappingProxyType({}),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
     `views` are all that are projected, which readiness tells of.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
     most `max_queued` workflows wait for their place; in `sla_seconds` they are to complete; `hosts` are names besides
-    this machine's own under which it may be asked. ValueError without a token.
+    this machine's own under which it may be asked; `faults` says at any time which parts of the system failed lately,
+    and why. ValueError without a token.
     """
     orphans = Orphans(pool)
     metrics = Metrics(ledger, pool, orphans, version, sla_seconds)
@@ -81,7 +84,7 @@ def application(
         *([Line(slots)] if slots else []),
         agents,
         events,
-        Health(ledger, bus, views or (board,), orphans, version),
+        Health(ledger, bus, views or (board,), orphans, version, faults),
         metrics,
     )
     app.on_response_prepare.append(_protect)

@@ -2,7 +2,7 @@
 
 Start: Postgres and NATS (embedded, or yours), the ledger with its relay, the views, the inbox, the clock, the gateway,
 then our own agents. Stop, in reverse: agents hand back what they run, the gateway closes, the ledger finishes what it
-has taken, NATS and Postgres end last. One component that fails takes all down together, with its reason; what was
+has taken, NATS and Postgres end last. What becomes of a component that fails stands in `ops.components`; what was
 committed is there at the next start.
 """
 
@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from uuid import uuid4
@@ -36,10 +37,11 @@ from handlers.registry import Registry
 from handlers.roster import Roster
 from handlers.slots import Slots
 from handlers.valve import Valve
-from ledger.cancel import end
+from ledger.cancel import until_one_ends
 from ledger.ledger import Ledger
 from ledger.postgres import pool
 from ops.adapters import Cursor, Refs, Timers
+from ops.components import Component, Components
 from ops.crew import Crew
 from ops.embedded import embedded
 from ops.garbage import collect_seldom
@@ -47,12 +49,11 @@ from ops.masks import hide
 from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
 from ops.settings import secrets as known_secrets
-from projections.board import Board
-from projections.metrics import Metrics
+from ops.views import VIEWS
 from projections.project import Projection
-from projections.recovery import Recovery
 
 READERS = 7
+"""Besides those that the views write on."""
 PORTS = 20
 """Ports that are tried, from the configured one on."""
 SHUTDOWN_SECONDS = 1.0
@@ -102,11 +103,13 @@ async def up(
             Ledger.open(servers.database_url, tenant=settings.tenant, bus=bus, archive=settings.archive)
         )
         starting = None
-        readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
+        readers = await stack.enter_async_context(
+            pool(servers.database_url, settings.tenant, size=READERS + len(VIEWS), views=True)
+        )
         executor = Executor(ledger)
-        board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-        views = (board, recovery, Projection(readers, Metrics()))
-        for projection in views:
+        views = {name: Projection(readers, view()) for name, view in VIEWS.items()}
+        board, recovery = views["board"], views["recovery"]
+        for projection in views.values():
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)
         valve = Valve(bus, ledger, executor)
@@ -119,48 +122,56 @@ async def up(
             await slots.dispatch(uuid4(), "cairn up", PauseDispatch(now=time.time(), by="cairn up", reason="--paused"))
         await slots.open()
         artifacts = await Repository.create(settings.artifacts)
-        async with asyncio.TaskGroup() as group:
-            jobs = [
-                group.create_task(job)
-                for job in (
-                    servers.watch(),
-                    *(view.run(ledger) for view in views),
-                    Inbox(bus, executor, settings.tenant).run(),
-                    deadlines.run(),
-                    registry.run(),
-                    _ring(recovery, deadlines.bell),
-                    slots.run(),
-                    valve.run(),
-                    Branches(ledger, Refs(), Cursor(readers, "branches")).run(),
-                    Audits(ledger, executor, settings.audit_hours).run(),
-                )
-            ]
+        components = Components()
+        stack.push_async_callback(components.stop)
+        components.start(
+            Component("servers", servers.watch, "ends"),
+            *(Component(f"view {name}", partial(view.run, ledger)) for name, view in views.items()),
+            Component("deadlines", deadlines.run),
+            Component("deadlines' bell", partial(_ring, recovery, deadlines.bell)),
+            Component("registry", registry.run),
+            Component("valve", valve.run),
+            Component("slots", slots.run),
+            Component("branches", lambda: Branches(ledger, Refs(), Cursor(readers, "branches")).run()),
+            Component("inbox", lambda: Inbox(bus, executor, settings.tenant).run()),
+            Component("audits", Audits(ledger, executor, settings.audit_hours).run),
+        )
+
+        async def serve() -> None:
             await roster.open()
             token = secrets.token_urlsafe(32)
             hide([token, *known_secrets(servers.nats_url, servers.database_url)])
             app = application(
-                executor=executor, ledger=ledger, board=board, views=views, pool=readers, bus=bus, token=token,
+                executor=executor, ledger=ledger, board=board, views=tuple(views.values()), pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
                 slots=slots, max_queued=settings.max_queued, sla_seconds=settings.sla_seconds,
-                hosts=[settings.listen.rpartition(":")[0].strip("[]")],
+                hosts=[settings.listen.rpartition(":")[0].strip("[]")], faults=components.faults,
             )  # fmt: skip
-            url = await stack.enter_async_context(listening(app, settings.listen, tell))
-            where = Up(
-                os.getpid(), url, token, servers.nats_url, servers.database_url, settings.tenant, str(artifacts.path)
-            )
-            file = settings.data_dir / "up.json"
-            _write_private(file, msgspec.json.encode(where))
-            crew = Crew(settings.data_dir, child_environment(settings))
-            jobs += [group.create_task(crew.keep(f"tester-{n + 1}", ["--role", "tester"])) for n in range(testers)]
-            collect_seldom()
-            if ready is not None:
-                ready(where)
-            await stop.wait()
-            tell("stopping: agents hand back what they run, then everything ends in order")
-            await crew.stop()
-            file.unlink(missing_ok=True)
-            await end(jobs)
+            async with listening(app, settings.listen, tell) as url:
+                where = Up(
+                    os.getpid(),
+                    url,
+                    token,
+                    servers.nats_url,
+                    servers.database_url,
+                    settings.tenant,
+                    str(artifacts.path),
+                )
+                file = settings.data_dir / "up.json"
+                _write_private(file, msgspec.json.encode(where))
+                crew = Crew(settings.data_dir, child_environment(settings))
+                keep = (partial(crew.keep, f"tester-{n + 1}", ["--role", "tester"]) for n in range(testers))
+                components.start(*(Component(f"tester {n + 1}", one) for n, one in enumerate(keep)))
+                collect_seldom()
+                if ready is not None:
+                    ready(where)
+                await stop.wait()
+                tell("stopping: agents hand back what they run, then everything ends in order")
+                await crew.stop()
+                file.unlink(missing_ok=True)
+
+        await until_one_ends(serve(), components.failed())
     return 0
 
 

@@ -1,7 +1,7 @@
 """The ledger as a view takes it: as it happens, and in large batches while there is much to catch up on."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -24,7 +24,7 @@ class Followed(Protocol):
 async def batches(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
     """Everything after a position, for ever."""
     while True:
-        async with aclosing(_history(ledger, after)) as caught_up:
+        async with aclosing(history(ledger.read, after, BATCH_EVENTS)) as caught_up:
             async for batch in caught_up:
                 after = batch[-1].position
                 yield batch
@@ -36,16 +36,18 @@ async def batches(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded]
                     break
 
 
-async def _history(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
-    """What is there already. The next batch is read while the caller is at work on this one."""
-    limit, reading = BATCH_EVENTS, asyncio.ensure_future(ledger.read(after, BATCH_EVENTS))
+async def history(
+    read: Callable[[int, int], Awaitable[list[Recorded]]], after: int, most: int
+) -> AsyncGenerator[list[Recorded], None]:
+    """What is there already, at most so many events at a time. The next batch is read while the caller is at work."""
+    limit, reading = most, asyncio.ensure_future(read(after, most))
     try:
         while batch := await reading:
             whole = len(batch) == limit
             size = sum(len(recorded.state) for recorded in batch) // len(batch)
-            limit = max(1, min(BATCH_EVENTS, BATCH_BYTES // (size + 1)))
+            limit = max(1, min(most, BATCH_BYTES // (size + 1)))
             if whole:
-                reading = asyncio.ensure_future(ledger.read(batch[-1].position, limit))
+                reading = asyncio.ensure_future(read(batch[-1].position, limit))
             yield batch
             if not whole:
                 return

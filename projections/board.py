@@ -177,10 +177,17 @@ class Board(View):
     async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> None:
         """Fetches the rows that these events will change, unless they are here or about to be made."""
         started = {name for name, recorded in mine if recorded.version == 1}
-        names = {name for name, _ in mine} - self._workflows.keys() - started
-        touched = {(name, getattr(recorded.event, "task", None)) for name, recorded in mine if name not in started}
-        touched |= {(name, one.event.spec.parent_id) for name, one in mine if isinstance(one.event, TaskAdded)}
-        wanted = [(name, task) for name, task in touched - self._entries.keys() if task]
+        names, touched = set[str](), set[tuple[str, str]]()
+        for name, recorded in mine:
+            event = recorded.event
+            if isinstance(event, TaskAdded) and event.spec.parent_id:
+                touched.add((name, event.spec.parent_id))
+            if name not in started:
+                names.add(name)
+                if task := getattr(event, "task", None):
+                    touched.add((name, task))
+        names -= self._workflows.keys()
+        wanted = list(touched - self._entries.keys())
         if names:
             found = await load(connection, _WORKFLOWS, SQL["load_workflows"], workflows=list(names))
             self._workflows |= {row.workflow: row for row in found or ()}

@@ -28,7 +28,7 @@ from ledger.postgres import Connection, Pool
 from ledger.recorded import Recorded
 from ledger.writer import LOST
 from projections.batches import Followed, batches
-from projections.standing import SQL, Halted, Outdated, Standing
+from projections.standing import SQL, Halted, Outdated, Standing, standing
 
 RECONNECT_SECONDS = 0.5
 POLL_SECONDS = 0.05
@@ -70,7 +70,7 @@ class Projection:
         """The last position that this process knows to be in the view."""
         self.halted: Halted | None = None
         """Why it does not go on, as far as this process knows."""
-        self._pool = pool
+        self._pool, self._built = pool, 0
         self._moved = asyncio.Condition()
         self._rewound = asyncio.Event()
         self._asked = asyncio.Event()
@@ -151,11 +151,13 @@ class Projection:
             await self._moved.wait()
 
     async def _project(self, ledger: Followed) -> None:
-        """Until the cursor turns out not to be where this process left it."""
+        """Until the cursor turns out not to be where this process left it, or its tables to be others."""
         self._rewound.clear()
         self.view.forget()
-        if await self._cursor() is None:
+        if (found := await self._cursor()) is None:
             await self.install()
+            found = await self._cursor()
+        self._built = found.built if found else 0
         await self._look()
         await until_one_ends(self._follow(ledger), self._until_rewound())
 
@@ -178,9 +180,12 @@ class Projection:
 
     async def _tell(self, halted: Halted) -> None:
         log.error("projection.halted", view=halted.view, position=halted.position, reason=halted.reason)
-        cursor = {"name": self.view.name, "version": self.view.version, "position": halted.position - 1}
+        why = {"position": halted.position - 1, "reason": halted.reason}
         async with self._pool.connection() as connection:
-            await connection.execute(SQL["halt"], cursor | {"reason": halted.reason})
+            await connection.execute(SQL["halt"], self._named() | why)
+
+    def _named(self) -> dict[str, str | int]:
+        return {"name": self.view.name, "version": self.view.version, "built": self._built}
 
     def _retried(self, error: Exception) -> None:
         log.warning("projection.retried", view=self.view.name, position=self.position, error=str(error).strip())
@@ -222,8 +227,7 @@ class Projection:
             raise
         except Exception as error:
             if len(batch) == 1:
-                reason = f"{type(error).__name__}: {error} (a {batch[0].type} of {batch[0].stream})"
-                raise Halted(self.view.name, batch[0].position, reason) from error
+                raise Halted.at(self.view.name, batch[0], error) from error
             self.view.forget()
             for recorded in batch:
                 if not await self._advance(connection, [recorded]):
@@ -237,8 +241,7 @@ class Projection:
     async def _commit(self, connection: Connection, batch: Sequence[Recorded]) -> bool:
         async with connection.transaction():
             cursor = {"before": batch[0].position - 1, "after": batch[-1].position}
-            named = {"name": self.view.name, "version": self.view.version}
-            moved = await connection.execute(SQL["advance"], cursor | named, prepare=True)
+            moved = await connection.execute(SQL["advance"], self._named() | cursor, prepare=True)
             if moved.rowcount:
                 await self.view.apply(connection, batch)
         return moved.rowcount == 1
@@ -247,7 +250,8 @@ class Projection:
         """Returns when the cursor stands before what this process has projected."""
         while not self._rewound.is_set():
             position = self.position
-            if (found := await self._cursor()) is None or found.position < position:
+            found = await self._cursor()
+            if found is None or found.position < position or found.built != self._built:
                 return
             await self._nap()
 
@@ -266,10 +270,9 @@ class Projection:
         found = await self._cursor()
         if found is None:
             await self._move(0)
-        elif found.halted is None:
-            await self._move(found.position)
-        else:
-            await self._move(found.position, Halted(found.name, found.position + 1, found.halted))
+            return
+        why = None if found.halted is None else Halted(found.name, found.position + 1, found.halted)
+        await self._move(found.position, why)
 
     async def _cursor(self) -> Standing | None:
         """Where the view stands; None before anybody installed it, as it is in this version."""
@@ -280,9 +283,9 @@ class Projection:
             return None
 
     async def _read(self, connection: Connection) -> Standing | None:
-        found = await (await connection.execute(SQL["read"], {"name": self.view.name})).fetchone()
-        if found is None or found[1] < self.view.version:
+        found = await standing(connection, self.view.name)
+        if found is None or found.version < self.view.version:
             return None
-        if found[1] > self.view.version:
-            raise Outdated(self.view.name, found[1], self.view.version)
-        return Standing(*found)
+        if found.version > self.view.version:
+            raise Outdated(self.view.name, found.version, self.view.version)
+        return found

@@ -40,8 +40,8 @@ Show = Callable[[dict[str, Any]], None]
 async def main(events: int, show: Show) -> int:
     """`events` is how large the ledger is filled to see that an append's cost does not grow."""
     show({"bench": "this machine", **await asyncio.to_thread(machine)})
-    async with _servers() as servers:
-        dsn, nats_url = servers.database_url, servers.nats_url
+    async with servers() as own:
+        dsn, nats_url = own.database_url, own.nats_url
         async with Bus.connect(nats_url, name="bench") as bus:
             raw = await limits(dsn, bus)
         show({"bench": "raw limits, rows a second", **raw})
@@ -145,15 +145,16 @@ async def _fill(ledger: Ledger, number: int) -> None:
 
 
 @asynccontextmanager
-async def _servers() -> AsyncIterator[Embedded]:
+async def servers(*, bus: bool = True) -> AsyncIterator[Embedded]:
+    """In a temporary data directory; without `bus` NATS is not started."""
     folder = Path(tempfile.mkdtemp(prefix="cairn-bench-"))
     folder.chmod(0o711)
-    servers = Embedded(folder, tell=lambda _: None)
+    own = Embedded(folder, nats_url=None if bus else "nats://unused", tell=lambda _: None)
     try:
-        await servers.start()
-        yield servers
+        await own.start()
+        yield own
     finally:
-        await servers.stop()
+        await own.stop()
         shutil.rmtree(folder)
 
 

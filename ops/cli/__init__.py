@@ -34,6 +34,7 @@ COMMANDS = {
     "letters": "what came from agents and could not be read, and why",
     "audit": "whether what happened is still what was recorded",
     "ledger": "the two logs: compare them, make the one on NATS anew",
+    "projections": "the views: how far each is, and building one again from the ledger",
     "archive": "move closed parts of the ledger into compressed files; they stay readable",
     "tenant": "ledgers side by side on the same servers: make one, list them",
     "backup": "all that cannot be made again, into a folder, while everything runs",

@@ -63,6 +63,22 @@ def ledger(*, events: int = 200_000, output: Output = "json") -> int:
     return asyncio.run(main(events, _show(output)))
 
 
+@command.command
+def projections(*, events: int = 200_000, output: Output = "json") -> int:
+    """Events a second when a view is rebuilt from the ledger, view by view.
+
+    Parameters
+    ----------
+    events
+        How many the ledger holds.
+    output
+        json: one JSON line a figure.
+    """
+    from ops.bench.projections import main
+
+    return asyncio.run(main(events, _show(output)))
+
+
 def _show(output: str) -> Any:
     def show(figures: dict[str, Any]) -> None:
         if output == "json":

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ops.bench.usage import cpu_seconds, memory_mb
+from ops.views import VIEWS
 
 
 def test_a_small_shape_is_carried_out_and_its_figures_printed() -> None:
@@ -41,3 +42,12 @@ def test_runs_that_fail_are_tried_again_or_mended_until_nothing_is_left_standing
     assert (figures["tasks"], figures["stuck"]) == (60, 0)
     assert figures["failed_runs"] >= figures["retries"] > 0 and figures["branches"] > 0
     assert sum(figures["ended"].values()) == 3
+
+
+def test_each_view_is_rebuilt_from_a_small_ledger() -> None:
+    command = [sys.executable, "-m", "cairn", "bench", "projections", "--events", "500"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    _, *figures = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["bench"] for one in figures] == ["read and decode", *(f"rebuild {view}" for view in VIEWS)]
+    assert all(one["events"] >= 500 and one["events_per_s"] > 0 for one in figures)
