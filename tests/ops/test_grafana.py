@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from awaited import AWAITED
 
 from ops.grafana import boards
 from projections.figures import FIGURES
@@ -66,6 +67,8 @@ def test_a_series_is_called_by_labels_that_it_has(uid: str) -> None:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) == labels, target["expr"]
             for name, asked in re.findall(r"\b(cairn_\w+)\{([^}]*)\}", target["expr"]):
                 family = re.sub(r"_(bucket|sum|count)$", "", name)
+                if family in AWAITED:
+                    continue
                 assert set(re.findall(r"(\w+)=~?", asked)) <= {"instance", *FIGURES[family].labels}, target["expr"]
 
 
