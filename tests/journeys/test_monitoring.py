@@ -122,7 +122,7 @@ def typed(stage: System) -> Iterator[Typed]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(stage: System, typed: Typed) -> Prometheus:
+def prometheus(stage: System, typed: Typed) -> Iterator[Prometheus]:
     """It has looked on while a run went on."""
     before, after = (command_lines()[: STARTS + 1], command_lines()[STARTS + 1 :])
     for line in before:
@@ -131,11 +131,14 @@ def prometheus(stage: System, typed: Typed) -> Prometheus:
     stage.until(one.answers, "Prometheus has scraped Cairn")
     for line in after:
         assert typed.run(line), f"`{line}` says nothing"
-    stage.cairn("audit", "verify")
+    stage.cairn("audit", "verify", "--record")
+    idle = stage.submit({"id": "idle", "roles": ["nobody"], "tasks": [{"id": "a", "agent_role": "nobody"}]}, bare=True)
     for turn in ("first", "second"):  # something has to grow while Prometheus looks
         work(stage, turn)
         stage.until(lambda: scraped(stage, one), "Prometheus has seen all that happened")
-    return one
+    yield one
+    stage.client.cancel(idle)
+    assert stage.finished(idle) == "cancelled"
 
 
 def work(stage: System, turn: str) -> None:
