@@ -47,10 +47,13 @@ soak: $(READY) ## 1,000 random plans with agents nobody can rely on, and a serve
 schemas: $(READY) ## write schemas/ anew from the structs
 	$(BIN)/python -m ops.schemas
 
-debian: ## what some tests need from Debian (as root): bubblewrap, a Docker engine, debootstrap, faketime
+debian: ## what some tests need from Debian (as root): bubblewrap, a Docker engine, debootstrap, faketime, Prometheus
 	apt-get update -qq
+	@# The programs of Prometheus, and not the service: `systemctl unmask prometheus` if you want that too.
+	command -v prometheus >/dev/null || { mkdir -p /etc/systemd/system && \
+		ln -sfn /dev/null /etc/systemd/system/prometheus.service; }
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		bubblewrap docker.io iptables debootstrap faketime iproute2 util-linux
+		bubblewrap docker.io iptables debootstrap faketime iproute2 prometheus util-linux
 
 sandbox-image: ## the image of the Docker sandbox, from Debian's packages (as root, with an engine running)
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \

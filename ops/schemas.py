@@ -13,6 +13,7 @@ import msgspec
 
 from domain.plan import Plan
 from ops import figures, rulebook
+from ops.grafana import boards
 
 FOLDER = Path(__file__).parent.parent
 ADDRESS = "https://cairn.dev/schemas/"
@@ -25,6 +26,7 @@ def documents() -> dict[str, str]:
         "schemas/plan.schema.json": _schema("plan.schema.json", "Cairn plan", Plan),
         "docs/rulebook.md": rulebook.page(),
         "docs/metrics.md": figures.page(),
+        **boards.documents(),
     }
 
 

@@ -96,7 +96,9 @@ def test_the_wheel_has_one_top_level_name_and_all_that_the_server_reads(wheel: P
     assert {f"cairn/_server/{name}" for name in there} <= names, "what the server is made of is not all there"
     assert any(name.endswith(".sql") for name in names)
     ends = {Path(name).suffix for name in names if name.startswith("cairn/")}
-    assert ends == {".py", ".sql", ".json", ".md"}, "something that is no part of the program is shipped"
+    assert ends == {".py", ".sql", ".json", ".md", ".yml", ".yaml"}, (
+        "something that is no part of the program is shipped"
+    )
     assert not any(part in name for name in names for part in ("examples/", "tests/", "__pycache__"))
     assert f"cairn-{version}.dist-info/licenses/LICENSE" in names
 

@@ -11,6 +11,8 @@ from domain.failures import FAILURE_TYPES
 from domain.state import TaskStatus
 from ops import schemas
 
+FOLDERS = ("schemas", "docs", "ops/grafana/dashboards")
+
 
 def test_the_committed_schemas_are_what_the_structs_say():
     assert schemas.drift() == ""
@@ -41,8 +43,8 @@ def test_a_plan_may_name_its_schema_for_the_editor():
 def test_writing_ends_the_drift_and_checking_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert schemas.main(["--check"], tmp_path) == 1
     assert list(tmp_path.iterdir()) == []
-    for folder in ("schemas", "docs"):
-        (tmp_path / folder).mkdir()
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir(parents=True)
     assert schemas.main([], tmp_path) == 0
     capsys.readouterr()
     assert schemas.main(["--check"], tmp_path) == 0
@@ -50,8 +52,8 @@ def test_writing_ends_the_drift_and_checking_writes_nothing(tmp_path: Path, caps
 
 
 def test_drift_is_shown_as_a_diff_with_the_way_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for folder in ("schemas", "docs"):
-        (tmp_path / folder).mkdir()
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir(parents=True)
     schemas.write(tmp_path)
     path = tmp_path / "schemas" / "plan.schema.json"
     path.write_text(path.read_text().replace('"Cairn plan"', '"Another plan"'))
