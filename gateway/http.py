@@ -24,6 +24,7 @@ from gateway.plans import Plans
 from gateway.problems import problems
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
+from gateway.stream import CLIENTS
 from gateway.workflows import Workflows
 from handlers.execute import Executor
 from handlers.slots import Slots
@@ -54,17 +55,18 @@ def application(
     prices: Prices | None = None,
     slots: Slots | None = None,
     max_queued: int = 1_000,
+    max_streams: int = CLIENTS,
     hosts: Collection[str] = (),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
     `views` are all that are projected, which readiness tells of.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
-    most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
+    most `max_queued` workflows wait for their place, at most `max_streams` clients follow the events; `hosts` are names besides this machine's own under which
     it may be asked. ValueError without a token.
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
-    commands, events = Commands(executor, ledger), Events(ledger)
+    commands, events = Commands(executor, ledger), Events(ledger, pool, max_streams)
     serve(
         app,
         Workflows(executor, ledger, board, lease_seconds, prices, slots, max_queued),
