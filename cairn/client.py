@@ -190,9 +190,7 @@ class Client:
         """One workflow whole, as of at least that position: `{"workflow": {}, "tasks": [], "attempts": [], "asks": []}`."""
         return await self._ask(calls.workflow(id, at_least))
 
-    async def tasks(
-        self, id: str, *, after: str | None = None, limit: int = 50, at_least: int | None = None
-    ) -> Json:
+    async def tasks(self, id: str, *, after: str | None = None, limit: int = 50, at_least: int | None = None) -> Json:
         """A page of a workflow's tasks, in the plan's order, each followed by its branches: `{"workflow": {}, "tasks": [],
         "attempts": [], "next": task | null}`; the next page is that `after` the task `next`. At most `limit` (1,000)."""
         return await self._ask(calls.tasks(id, after, limit, at_least))
@@ -226,7 +224,9 @@ class Client:
         async with asyncio.timeout(timeout):
             detail = await self.workflow(id)
             while not calls.has_ended(detail):
-                async with aclosing(self._follow(detail["workflow"]["last"], {"workflow": id, "type": "workflow.*"})) as events:
+                async with aclosing(
+                    self._follow(detail["workflow"]["last"], {"workflow": id, "type": "workflow.*"})
+                ) as events:
                     async for event in events:
                         if calls.ends(event):
                             detail = await self.workflow(id, calls.position_of(event))

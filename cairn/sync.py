@@ -181,9 +181,7 @@ class SyncClient:
         """One workflow whole, as of at least that position: `{"workflow": {}, "tasks": [], "attempts": [], "asks": []}`."""
         return self._ask(calls.workflow(id, at_least))
 
-    def tasks(
-        self, id: str, *, after: str | None = None, limit: int = 50, at_least: int | None = None
-    ) -> Json:
+    def tasks(self, id: str, *, after: str | None = None, limit: int = 50, at_least: int | None = None) -> Json:
         """A page of a workflow's tasks, in the plan's order, each followed by its branches: `{"workflow": {}, "tasks": [],
         "attempts": [], "next": task | null}`; the next page is that `after` the task `next`. At most `limit` (1,000)."""
         return self._ask(calls.tasks(id, after, limit, at_least))
@@ -258,9 +256,7 @@ class SyncClient:
         finally:
             connection.close()
 
-    def _follow(
-        self, after: int, wanted: Wanted, deadline: float | None
-    ) -> Generator[Json, None, None]:
+    def _follow(self, after: int, wanted: Wanted, deadline: float | None) -> Generator[Json, None, None]:
         worked, since = False, time.monotonic()
         while True:
             try:

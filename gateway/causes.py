@@ -22,8 +22,10 @@ LOOKED_AT_EVENTS = 100
 async def causes_of(ledger: Ledger, pages: EventPages, event: Recorded) -> list[Recorded]:
     """Its cause, the cause of that, and so on, at most MOST_CAUSES."""
     found: list[Recorded] = []
-    cause: Recorded | None = event
-    while len(found) < MOST_CAUSES and (cause := await _cause_of(ledger, pages, cause)) is not None:
+    while len(found) < MOST_CAUSES:
+        cause = await _cause_of(ledger, pages, found[-1] if found else event)
+        if cause is None:
+            break
         found.append(cause)
     return found
 

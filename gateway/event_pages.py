@@ -47,9 +47,7 @@ class EventPages:
         head = (await self._ledger.head()).position
         return await self._page(wanted, 0, min(before - 1, head), limit, head, descending=True)
 
-    async def _page(
-        self, wanted: Filter, after: int, to: int, limit: int, head: int, *, descending: bool
-    ) -> EventPage:
+    async def _page(self, wanted: Filter, after: int, to: int, limit: int, head: int, *, descending: bool) -> EventPage:
         matches = wanted.matcher()
         found: list[Recorded] = []
         size = looked = 0

@@ -15,7 +15,7 @@ from gateway.causes import causes_of
 from gateway.event_pages import END, EventPages
 from gateway.pages import Limit, Position, link
 from gateway.problems import Unacceptable
-from gateway.routes import API, JSON, NDJSON, SSE, Route
+from gateway.routes import API, JSON, NDJSON, SSE, Route, Routes
 from gateway.stream import CLIENTS, Stream
 from ledger.announce import CloudEvent
 from ledger.filters import Filter
@@ -103,7 +103,7 @@ class Events:
         writer.writerows([_cell(row.get(name)) for name in COLUMNS] for row in map(_decode, events))
         return out.getvalue().encode()
 
-    routes: ClassVar = (
+    routes: ClassVar[Routes] = (
         Route("GET", f"{API}/events", page, "read", "What has happened.", FoundEvents, query=Found, media=PAGES),
         Route(
             "GET", f"{API}/events/stream", follow, "read", "What happens, as it happens.", CloudEvent,

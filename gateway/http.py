@@ -61,9 +61,9 @@ def application(
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
     `views` are all that are projected, which readiness tells of.
 
-    `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
-    most `max_queued` workflows wait for their place, at most `max_streams` clients follow the events; `hosts` are names besides this machine's own under which
-    it may be asked. ValueError without a token.
+    `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, at most
+    `max_queued` workflows wait for their place, and at most `max_streams` clients follow the events; `hosts` are names
+    besides this machine's own under which it may be asked. ValueError without a token.
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     commands, events = Commands(executor, ledger), Events(ledger, pool, max_streams)

@@ -79,7 +79,8 @@ class Stream:
             try:
                 batch = self._broadcast.after(position)
             except Behind:
-                return await client.reset(position)
+                await client.reset(position)
+                return
             if batch is not None:
                 await client.write(batch.part(wanted, client.sse, position))
                 position = batch.last

@@ -33,10 +33,16 @@ Moment = Annotated[datetime, Meta(tz=True)]
 class Filter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """All that is given has to hold. Types are separated by commas, each may have `*` in it; `since` <= time < `to`."""
 
-    type: Annotated[str, Meta(
-        pattern=r"^[^\s,]{1,200}(,[^\s,]{1,200}){0,49}\Z",
-        description="types of events, separated by commas, as task.completed,workflow.*",
-    )] | None = None
+    type: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[^\s,]{1,200}(,[^\s,]{1,200}){0,49}\Z",
+                description="types of events, separated by commas, as task.completed,workflow.*",
+            ),
+        ]
+        | None
+    ) = None
     workflow: Annotated[str, Meta(pattern=ID_PATTERN, description="the id of a workflow")] | None = None
     task: Annotated[Words, Meta(description="the task that it is about")] | None = None
     agent: Annotated[Words, Meta(description="the agent that it is about, or whose work")] | None = None
@@ -46,7 +52,9 @@ class Filter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     since: Annotated[Moment, Meta(description="a time as 2026-11-22T10:30:00Z, at or after which it was recorded")] | (
         None
     ) = field(name="from", default=None)
-    to: Annotated[Moment, Meta(description="a time as 2026-11-22T10:30:00Z, before which it was recorded")] | None = None
+    to: Annotated[Moment, Meta(description="a time as 2026-11-22T10:30:00Z, before which it was recorded")] | None = (
+        None
+    )
     q: Annotated[Words, Meta(description="words that all stand in its texts")] | None = None  # fmt: skip
 
     def __post_init__(self) -> None:

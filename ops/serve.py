@@ -45,10 +45,11 @@ from ops.garbage import collect_seldom
 from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
 from projections.board import Board
+from projections.event_index import EventIndex
 from projections.project import Projection
 from projections.recovery import Recovery
 
-READERS = 6
+READERS = 8
 PORTS = 20
 """Ports that are tried, from the configured one on."""
 SHUTDOWN_SECONDS = 1.0
@@ -101,7 +102,7 @@ async def up(
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
         executor = Executor(ledger)
         board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-        views = (board, recovery)
+        views = (board, recovery, Projection(readers, EventIndex()))
         for projection in views:
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)
@@ -136,7 +137,8 @@ async def up(
                 executor=executor, ledger=ledger, board=board, views=views, pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
-                slots=slots, max_queued=settings.max_queued, hosts=[settings.listen.rpartition(":")[0].strip("[]")],
+                slots=slots, max_queued=settings.max_queued, max_streams=settings.max_streams,
+                hosts=[settings.listen.rpartition(":")[0].strip("[]")],
             )  # fmt: skip
             url = await stack.enter_async_context(listening(app, settings.listen, tell))
             where = Up(

@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_workflows: int | None = None  # that run at once; None: any number
     max_queued: int = 1_000  # workflows that wait for their place; more are refused
     role_slots: dict[str, int] = {}  # tasks of a role that are worked on at once; a role that is not named: any number
+    max_streams: int = 2_000  # clients that follow the events at once; more are told to come back
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     origins: dict[str, str] = {}
 
@@ -62,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _demand(bool(TENANT.fullmatch(self.tenant)), "tenant", f"must be {TENANT_RULE}")
         _demand(self.max_workflows is None or self.max_workflows > 0, "max_workflows", "must be 1 or more")
         _demand(self.max_queued >= 0, "max_queued", "must be 0 or more")
+        _demand(self.max_streams > 0, "max_streams", "must be 1 or more")
         slots = self.role_slots.items()
         named = all(re.search(ID_PATTERN, role) and count > 0 for role, count in slots)
         _demand(named, "role_slots", "must name roles, each with 1 or more, as coder=2,reviewer=1")

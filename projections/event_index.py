@@ -17,6 +17,7 @@ from ledger import arrays
 from ledger.filters import Filter, terms_of
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
+from projections.project import View
 from projections.sql import statements
 
 BLOCK_EVENTS = 4_096
@@ -32,7 +33,7 @@ _ALL = (1 << BLOCK_EVENTS) - 1
 _SPAN_BITS = (1 << SPAN_EVENTS) - 1
 
 
-class EventIndex:
+class EventIndex(View):
     """The view. It keeps nothing in memory."""
 
     name = "event_index"

@@ -17,7 +17,6 @@ from psycopg import sql
 
 from domain.events import AttemptFailed, TaskDispatched, TaskNoted, TaskStarted, WorkflowCompleted
 from domain.outcome import Failure
-from gateway import event_pages
 from gateway.event_pages import END, EventPages
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
@@ -66,7 +65,7 @@ async def fill(ledger: Ledger, count: int, seed: int) -> list[Recorded]:
         ]
         await ledger.append(Append(stream, versions.get(stream, 0), new))
         versions[stream] = versions.get(stream, 0) + many
-    return [one for one in await ledger.read(0, count + 10)]
+    return await ledger.read(0, count + 10)
 
 
 class Desk:
@@ -117,7 +116,10 @@ async def desk(postgres_url: str, tenant: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(event_index, "_SPAN_BITS", 2**8 - 1)
     monkeypatch.setattr(event_index, "FIRST_BLOCKS", 1)
     url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20cairn.partition_events%3D150"
-    async with Ledger.open(url, tenant=tenant, archive=tmp_path) as ledger, pool(url, tenant, size=4, views=True) as own:
+    async with (
+        Ledger.open(url, tenant=tenant, archive=tmp_path) as ledger,
+        pool(url, tenant, size=4, views=True) as own,
+    ):
         events = await fill(ledger, COUNT, 5)
         async with await connect(url, tenant) as connection:
             await lock(connection, tenant)
