@@ -60,6 +60,7 @@ class Stream:
             if after > head:
                 raise Unacceptable(409, "position_unknown", f"the ledger ends at position {head}, before {after}")
             response = web.StreamResponse(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
+            response.force_close()  # nothing but a stream comes over this connection
             await response.prepare(request)
             client = _Client(request, response, content_type == SSE)
             try:
