@@ -1,8 +1,9 @@
 """What led to an event, as far as the ledger tells.
 
-A command's later events follow from its first. That one follows from what happened last, before the command, to the same
-run; if there was nothing, to the same ask; if there was nothing either, to the same task; and a workflow's other events
-from its start. The start of a workflow, and what no workflow holds, has no cause here: who wanted it is its `actor`.
+A command begins with what happened to one task, or to the workflow; each later event of it follows from the last one
+before it that is about the same as the first. The first follows from what happened last, before the command, to the
+same run; if there was nothing, to the same ask; if there was nothing either, to the same task; and a workflow's other
+events from its start. The start of a workflow, and what no workflow holds, has no cause here: who wanted it is its `actor`.
 """
 
 from uuid import UUID
@@ -31,8 +32,10 @@ async def causes_of(ledger: Ledger, pages: EventPages, event: Recorded) -> list[
 
 
 async def _cause_of(ledger: Ledger, pages: EventPages, event: Recorded) -> Recorded | None:
-    if (first := await _first_of_command(ledger, event)).position < event.position:
-        return first
+    earlier = [one for one in await _command_of(ledger, event) if one.position < event.position]
+    if earlier:
+        subject = _about(earlier[0].state).task
+        return next(one for one in reversed(earlier) if _about(one.state).task == subject)
     kind, _, workflow = event.stream.partition("-")
     if kind != "workflow":
         return None
@@ -48,12 +51,11 @@ async def _cause_of(ledger: Ledger, pages: EventPages, event: Recorded) -> Recor
     return start if start.position < event.position else None
 
 
-async def _first_of_command(ledger: Ledger, event: Recorded) -> Recorded:
+async def _command_of(ledger: Ledger, event: Recorded) -> list[Recorded]:
     try:
-        answer = await ledger.find_command(UUID(event.causation_id or ""))
+        return await ledger.find_command(UUID(event.causation_id or ""))
     except ValueError:  # no command of ours
-        return event
-    return answer[0] if answer else event
+        return []
 
 
 class _About(Struct):

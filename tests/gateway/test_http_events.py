@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import csv
+import io
 import json
 import time
 from collections.abc import AsyncIterator
@@ -255,3 +257,48 @@ async def test_what_cannot_be_asked_of_events_is_refused(system: Served, session
         assert (response.status, (await response.json(content_type=None))["code"]) == (409, "position_unknown")
     async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
         assert response.status == 201
+
+
+async def test_a_page_comes_as_json_as_lines_and_as_csv(system: Served, session: aiohttp.ClientSession) -> None:
+    await start(system, "w", text='=1+1, "quoted"\nline')
+    head = await system.head()
+    forms = {}
+    for accept in ("application/json", "application/x-ndjson", "text/csv", "text/*, */*;q=0.1", "*/*"):
+        async with session.get(f"{EVENTS}?limit=2", headers={"Accept": accept}) as response:
+            forms[accept] = await response.text()
+            assert response.status == 200 and response.headers["Vary"] == "Accept"
+            assert str(response.links["next"]["url"].relative()) == f"{EVENTS}?limit=2&after=2"
+    whole = json.loads(forms["application/json"])
+    assert whole["next"] == 2 and positions(whole["events"]) == [1, 2]
+    assert [json.loads(line) for line in forms["application/x-ndjson"].splitlines()] == whole["events"]
+    assert forms["*/*"] == forms["application/json"] and forms["text/*, */*;q=0.1"] == forms["text/csv"]
+    rows = list(csv.DictReader(io.StringIO(forms["text/csv"])))
+    assert [row["sequence"] for row in rows] == [one["sequence"] for one in whole["events"]]
+    assert [json.loads(row["data"]) for row in rows] == [one["data"] for one in whole["events"]]
+    async with session.get(f"{EVENTS}?order=desc&limit=2") as response:
+        newest = await response.json()
+    assert positions(newest["events"]) == [head, head - 1] and newest["next"] == head - 1
+    async with session.get(f"{EVENTS}?order=desc&after={newest['next']}") as response:
+        assert positions((await response.json())["events"]) == [*range(head - 2, 0, -1)]
+
+
+async def test_an_event_is_told_with_what_led_to_it(system: Served, session: aiohttp.ClientSession) -> None:
+    tasks = (Task(id="a"), Task(id="b", dependencies=("a",)), Task(id="aside"))
+    command = StartWorkflow(now=time.time(), workflow="w", plan=Plan(id="demo", tasks=tasks))
+    await system.executor.execute("w", Order(uuid4(), command, "tests"))
+    await system.finish("w")
+    events = await system.ledger.read(0)
+    last = next(one for one in events if one.type == "task.completed" and getattr(one.event, "task", "") == "b")
+    async with session.get(f"{EVENTS}/{last.position}") as response:
+        found = await response.json()
+    assert int(found["event"]["sequence"]) == last.position
+    told = [(one["type"].split(".", 1)[1], one["data"].get("task")) for one in found["causes"]]
+    assert told == [
+        ("task.started.v1", "b"), ("task.dispatched.v1", "b"), ("task.completed.v1", "a"), ("task.started.v1", "a"),
+        ("task.dispatched.v1", "a"), ("workflow.started.v1", None),
+    ]  # fmt: skip
+    async with session.get(f"{EVENTS}/1") as response:
+        assert (await response.json())["causes"] == []
+    for wrong in ("0", "999999", "x", "-1", "9" * 40, "1%00"):
+        async with session.get(f"{EVENTS}/{wrong}") as response:
+            assert (response.status, (await response.json(content_type=None))["code"]) == (404, "not_found"), wrong

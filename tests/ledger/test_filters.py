@@ -60,7 +60,12 @@ def test_an_index_of_terms_finds_what_the_matcher_does(one: Recorded, wanted: Fi
 
 @pytest.mark.parametrize(
     ("since", "to", "expected"),
-    [(None, AT, False), (AT, None, True), (AT - timedelta(1), AT + timedelta(microseconds=1), True), (None, None, True)],
+    [
+        (None, AT, False),
+        (AT, None, True),
+        (AT - timedelta(1), AT + timedelta(microseconds=1), True),
+        (None, None, True),
+    ],
 )
 def test_times_are_from_and_before(since: datetime | None, to: datetime | None, expected: bool) -> None:
     assert Filter(since=since, to=to).matcher()(recorded(AgentJoined(agent="a", role="b"))) is expected
