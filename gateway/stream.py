@@ -10,6 +10,7 @@ reference, is given whole here.
 """
 
 import asyncio
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -61,12 +62,11 @@ class Stream:
                 raise Unacceptable(409, "position_unknown", f"the ledger ends at position {head}, before {after}")
             response = web.StreamResponse(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
             response.force_close()  # nothing but a stream comes over this connection
-            await response.prepare(request)
             client = _Client(request, response, content_type == SSE)
             try:
-                await self._feed(client, wanted, after)
-            except _Gone:
-                pass
+                with suppress(_Gone, ConnectionError):
+                    await response.prepare(request)
+                    await self._feed(client, wanted, after)
             except Exception:
                 client.cut()
                 raise

@@ -32,7 +32,7 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "data"
         self.environment = {
-            "PYTHONPATH": os.environ.get("PYTHONPATH",""), "PATH": os.environ["PATH"], "CAIRN_DATA_DIR": str(self.data), "CAIRN_LISTEN": "127.0.0.1:0",
+            "PATH": os.environ["PATH"], "CAIRN_DATA_DIR": str(self.data), "CAIRN_LISTEN": "127.0.0.1:0",
             "TERM": "xterm", "CAIRN_LOG_LEVEL": "warning",
         }  # fmt: skip
 
