@@ -1,7 +1,7 @@
 """What both clients share: the calls of the HTTP API, and what their answers mean.
 
 A call is data; how it travels is the client's matter. Every command carries an idempotency key, so that one whose
-answer was lost can be sent again: it is carried out once.
+answer was lost can be sent again: it is carried out once. The file is long because every call of the interface is a function here.
 """
 
 import re

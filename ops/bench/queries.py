@@ -134,9 +134,9 @@ def _history(number: int, rng: random.Random) -> Iterator[tuple[str, list[Event]
     for n in range(TASKS):
         agent, task = f"coder-{rng.randrange(20)}", f"t{n}"
         run = {"task": task, "run": f"{task}/1", "agent": agent}
-        yield f"agent/{agent}", [TaskStarted(**run, lease_until=1.0, timeout_at=2.0)]  # type: ignore[arg-type]
+        yield f"agent/{agent}", [TaskStarted(**run, lease_until=1.0, timeout_at=2.0)]
         if rng.random() < 0.02:
-            failure = Failure("bug", "the zeppelin burst" if rng.random() < 0.01 else "a test failed")
+            failure = Failure("implementation_bug", "the zeppelin burst" if rng.random() < 0.01 else "a test failed")
             yield f"agent/{agent}", [AttemptFailed(**run, attempt=1, failure=failure)]  # type: ignore[arg-type]
         result = Result(f"the numbers of {task} add up to {rng.randrange(10_000)}")
         yield f"agent/{agent}", [TaskCompleted(**run, result=result)]  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ async def _connect(url: str, path: str, token: str) -> _Watcher:
     at, loop = urlsplit(url), asyncio.get_running_loop()
     answered: asyncio.Future[bool] = loop.create_future()
     head = f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
-    _, watcher = await loop.create_connection(lambda: _Watcher(head, answered), at.hostname, at.port)
+    _, watcher = await loop.create_connection(lambda: _Watcher(head, answered), at.hostname or "", at.port or 80)
     if not await answered:
         raise RuntimeError("a client was not let in")
     return watcher

@@ -1,4 +1,6 @@
-"""The public clients against a real gateway, ledger and bus: both flavours, any thread, and lines that are cut."""
+"""The public clients against a real gateway, ledger and bus: both flavours, any thread, and lines that are cut.
+
+The file is long because it goes through all that a client can do."""
 
 import asyncio
 import json

@@ -44,7 +44,11 @@ def event(rng: random.Random) -> Any:
             return TaskNoted(task=task, run=f"{task}/1", key=text, value={"deep": [text, {"er": rng.choice(NAMES)}]})
         case 2:
             return AttemptFailed(
-                task=task, run=f"{task}/1", attempt=1, failure=Failure("bug", text), agent=rng.choice([None, agent])
+                task=task,
+                run=f"{task}/1",
+                attempt=1,
+                failure=Failure("implementation_bug", text),
+                agent=rng.choice([None, agent]),
             )
         case 3:
             return TaskDispatched(
@@ -153,7 +157,7 @@ async def test_every_page_of_any_filter_holds_what_matches_however_much_is_index
 async def check(desk: Desk, by_time: list[datetime]) -> None:
     loop = asyncio.get_running_loop()
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
     @given(wanted=FILTERS, times=st.tuples(st.integers(-1, COUNT), st.integers(-1, COUNT)), limit=st.integers(1, 400),
            from_=st.integers(0, COUNT + 20))  # fmt: skip
     def one(wanted: Filter, times: tuple[int, int], limit: int, from_: int) -> None:

@@ -1,4 +1,4 @@
-"""The events over HTTP: complete, in order, the same bytes as on the bus, for clients of every kind."""
+"""The events over HTTP: complete, in order, the same bytes as on the bus, for clients of every kind, which makes it long."""
 
 import asyncio
 import base64
