@@ -1,14 +1,15 @@
 """What both clients share: the calls of the HTTP API, and what their answers mean.
 
 A call is data; how it travels is the client's matter. Every command carries an idempotency key, so that one whose
-answer was lost can be sent again: it is carried out once.
+answer was lost can be sent again: it is carried out once. The file is long because every call of the interface is a function here.
 """
 
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
@@ -17,6 +18,8 @@ import msgspec
 from cairn.config import Connection, connection
 
 API = "/api/v1"
+NDJSON = "application/x-ndjson"
+PAGE_EVENTS = 1_000
 ANSWER_SECONDS = 90.0
 """Longer than the system itself waits for a Postgres that is away."""
 CONNECT_SECONDS = 5.0
@@ -36,6 +39,25 @@ PlanLike = Mapping[str, Any] | bytes | Path
 """A plan as Python values, as the bytes of its JSON, or as the path of its file."""
 
 _NEXT = re.compile(r'<([^>]*)>;\s*rel="next"')
+
+
+class Wanted(TypedDict, total=False):
+    """Which events: all that is given has to hold.
+
+    `type` is one or several, separated by commas, each may be a pattern as `task.*`; `since` <= time < `to`; `q` are words
+    that all stand in an event's texts.
+    """
+
+    type: str | None
+    workflow: str | None
+    task: str | None
+    agent: str | None
+    actor: str | None
+    correlation: str | None
+    causation: str | None
+    since: datetime | None
+    to: datetime | None
+    q: str | None
 
 
 class CairnError(Exception):
@@ -165,19 +187,46 @@ def workflows(limit: int, status: str | None, at_least: int | None) -> Call:
     return Call("GET", _query(f"{API}/workflows", limit=limit, status=status, at_least=at_least))
 
 
+def tasks(id: str, after: str | None, limit: int, at_least: int | None) -> Call:
+    path = _query(f"{API}/workflows/{quote(id, safe='')}/tasks", after=after, limit=limit, at_least=at_least)
+    return Call("GET", path)
+
+
 def workflow(id: str, at_least: int | None) -> Call:
     return Call("GET", _query(f"{API}/workflows/{quote(id, safe='')}", at_least=at_least))
 
 
-def events(after: int, workflow: str | None, type: str | None, follow: bool) -> Call:
-    path = _query(f"{API}/events", after=after, workflow=workflow, type=type, follow="1" if follow else None)
-    return Call("GET", path, headers={"Accept": "application/x-ndjson"})
+def events(after: int, wanted: Wanted, newest_first: bool) -> Call:
+    """The first page of those after a position; of those before it, if not 0, where the newest come first."""
+    at = {"order": "desc", "after": after or None} if newest_first else {"after": after}
+    return Call("GET", _query(f"{API}/events", **at, limit=PAGE_EVENTS, **_asked(wanted)), headers={"Accept": NDJSON})
+
+
+def stream(after: int, wanted: Wanted) -> Call:
+    """Those after a position, and all to come."""
+    path = _query(f"{API}/events/stream", after=after, **_asked(wanted))
+    return Call("GET", path, headers={"Accept": NDJSON})
+
+
+def _asked(wanted: Wanted) -> dict[str, str | None]:
+    """ValueError for a time without a time zone."""
+    asked: dict[str, Any] = {"from" if name == "since" else name: value for name, value in wanted.items()}
+    for name in ("from", "to"):
+        if (moment := asked.get(name)) is not None:
+            if moment.tzinfo is None:
+                raise ValueError(f"{moment} has no time zone: datetime.now(UTC) has one")
+            asked[name] = moment.isoformat()
+    return asked
+
+
+def event(position: int) -> Call:
+    return Call("GET", f"{API}/events/{position}")
 
 
 def next_page(link: str | None) -> Call | None:
     """The call that a Link header tells to make next."""
     found = _NEXT.search(link or "")
-    return Call("GET", found[1], headers={"Accept": "application/x-ndjson"}) if found else None
+    return Call("GET", found[1], headers={"Accept": NDJSON}) if found else None
 
 
 QUEUE = Call("GET", f"{API}/queue")

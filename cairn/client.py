@@ -4,19 +4,21 @@ async with Client() as client:
     run = await client.submit(Path("plan.json"))
     async for event in client.events(run.position, workflow=run.workflow, follow=True):
         ...
+
+The file is long because every call of the interface is a method here.
 """
 
 import asyncio
 import io
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, Unpack
 
 import aiohttp
 import msgspec
 
 from cairn import calls
-from cairn.calls import Call, Json, PlanLike, Submitted
+from cairn.calls import Call, Json, PlanLike, Submitted, Wanted
 from cairn.config import Connection
 
 _CUT = (aiohttp.ClientError, OSError)
@@ -190,17 +192,23 @@ class Client:
         """One workflow whole, as of at least that position: `{"workflow": {}, "tasks": [], "attempts": [], "asks": []}`."""
         return await self._ask(calls.workflow(id, at_least))
 
+    async def tasks(self, id: str, *, after: str | None = None, limit: int = 50, at_least: int | None = None) -> Json:
+        """A page of a workflow's tasks, in the plan's order, each followed by its branches: `{"workflow": {}, "tasks": [],
+        "attempts": [], "next": task | null}`; the next page is that `after` the task `next`. At most `limit` (1,000)."""
+        return await self._ask(calls.tasks(id, after, limit, at_least))
+
     async def events(
-        self, after: int = 0, *, workflow: str | None = None, type: str | None = None, follow: bool = False
+        self, after: int = 0, *, follow: bool = False, newest_first: bool = False, **wanted: Unpack[Wanted]
     ) -> AsyncGenerator[Json, None]:
-        """The CloudEvents after a position, each once and in order; with `follow` all to come as well, over cut
-        connections too. `type` may be a pattern as `task.*`. Unreachable when it stays cut for a minute.
+        """The CloudEvents that are wanted (`cairn.calls.Wanted`) after a position, each once and in order; with `follow`
+        all to come as well, over cut connections too. With `newest_first` those before the position, if it is not 0,
+        the last one first. Unreachable when it stays cut for a minute.
         """
         if follow:
-            async with aclosing(self._follow(after, workflow, type)) as events:
+            async with aclosing(self._follow(after, wanted)) as events:
                 async for event in events:
                     yield event
-        call: Call | None = None if follow else calls.events(after, workflow, type, follow)
+        call: Call | None = None if follow else calls.events(after, wanted, newest_first)
         while call:
             page = await self._send(call)
             if page.status != 200:
@@ -209,12 +217,18 @@ class Client:
                 yield event
             call = calls.next_page(page.link)
 
+    async def event(self, position: int) -> Json:
+        """One event with what led to it: `{"event": {}, "causes": []}`, its cause first, then the cause of that. NotFound."""
+        return await self._ask(calls.event(position))
+
     async def wait(self, id: str, timeout: float | None = None) -> Json:
         """The workflow, as `workflow` gives it, once it has ended. TimeoutError after so many seconds."""
         async with asyncio.timeout(timeout):
             detail = await self.workflow(id)
             while not calls.has_ended(detail):
-                async with aclosing(self._follow(detail["workflow"]["last"], id, "workflow.*")) as events:
+                async with aclosing(
+                    self._follow(detail["workflow"]["last"], {"workflow": id, "type": "workflow.*"})
+                ) as events:
                     async for event in events:
                         if calls.ends(event):
                             detail = await self.workflow(id, calls.position_of(event))
@@ -255,12 +269,12 @@ class Client:
         except _CUT as error:
             raise calls.unreachable(self._url, error) from error
 
-    async def _follow(self, after: int, workflow: str | None, type: str | None) -> AsyncGenerator[Json, None]:
+    async def _follow(self, after: int, wanted: Wanted) -> AsyncGenerator[Json, None]:
         loop = asyncio.get_running_loop()
         worked, since = False, loop.time()
         while True:
             try:
-                async with aclosing(self._lines(calls.events(after, workflow, type, True))) as lines:
+                async with aclosing(self._lines(calls.stream(after, wanted))) as lines:
                     async for line in lines:
                         worked, since = True, loop.time()
                         if line:

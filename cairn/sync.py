@@ -7,13 +7,13 @@ fork; there is nothing to close. The file is long because every call of the inte
 import http.client
 import time
 from collections.abc import Generator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, Unpack
 from urllib.parse import urlsplit
 
 import msgspec
 
 from cairn import calls
-from cairn.calls import Call, Json, PlanLike, Submitted
+from cairn.calls import Call, Json, PlanLike, Submitted, Wanted
 from cairn.config import Connection
 
 _CUT = (OSError, http.client.HTTPException)
@@ -181,16 +181,22 @@ class SyncClient:
         """One workflow whole, as of at least that position: `{"workflow": {}, "tasks": [], "attempts": [], "asks": []}`."""
         return self._ask(calls.workflow(id, at_least))
 
+    def tasks(self, id: str, *, after: str | None = None, limit: int = 50, at_least: int | None = None) -> Json:
+        """A page of a workflow's tasks, in the plan's order, each followed by its branches: `{"workflow": {}, "tasks": [],
+        "attempts": [], "next": task | null}`; the next page is that `after` the task `next`. At most `limit` (1,000)."""
+        return self._ask(calls.tasks(id, after, limit, at_least))
+
     def events(
-        self, after: int = 0, *, workflow: str | None = None, type: str | None = None, follow: bool = False
+        self, after: int = 0, *, follow: bool = False, newest_first: bool = False, **wanted: Unpack[Wanted]
     ) -> Generator[Json, None, None]:
-        """The CloudEvents after a position, each once and in order; with `follow` all to come as well, over cut
-        connections too. `type` may be a pattern as `task.*`. Unreachable when it stays cut for a minute.
+        """The CloudEvents that are wanted (`cairn.calls.Wanted`) after a position, each once and in order; with `follow`
+        all to come as well, over cut connections too. With `newest_first` those before the position, if it is not 0,
+        the last one first. Unreachable when it stays cut for a minute.
         """
         if follow:
-            yield from self._follow(after, workflow, type, None)
+            yield from self._follow(after, wanted, None)
             return
-        call: Call | None = calls.events(after, workflow, type, follow)
+        call: Call | None = calls.events(after, wanted, newest_first)
         while call:
             page = self._send(call)
             if page.status != 200:
@@ -198,12 +204,16 @@ class SyncClient:
             yield from calls.events_of(page.body)
             call = calls.next_page(page.link)
 
+    def event(self, position: int) -> Json:
+        """One event with what led to it: `{"event": {}, "causes": []}`, its cause first, then the cause of that. NotFound."""
+        return self._ask(calls.event(position))
+
     def wait(self, id: str, timeout: float | None = None) -> Json:
         """The workflow, as `workflow` gives it, once it has ended. TimeoutError after so many seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         detail = self.workflow(id)
         while not calls.has_ended(detail):
-            for event in self._follow(detail["workflow"]["last"], id, "workflow.*", deadline):
+            for event in self._follow(detail["workflow"]["last"], {"workflow": id, "type": "workflow.*"}, deadline):
                 if calls.ends(event):
                     detail = self.workflow(id, calls.position_of(event))
                     break
@@ -246,13 +256,11 @@ class SyncClient:
         finally:
             connection.close()
 
-    def _follow(
-        self, after: int, workflow: str | None, type: str | None, deadline: float | None
-    ) -> Generator[Json, None, None]:
+    def _follow(self, after: int, wanted: Wanted, deadline: float | None) -> Generator[Json, None, None]:
         worked, since = False, time.monotonic()
         while True:
             try:
-                for line in self._lines(calls.events(after, workflow, type, True), deadline):
+                for line in self._lines(calls.stream(after, wanted), deadline):
                     worked, since = True, time.monotonic()
                     if line:
                         event: Json = msgspec.json.decode(line)

@@ -25,6 +25,7 @@ from gateway.plans import Plans
 from gateway.problems import problems
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
+from gateway.stream import CLIENTS
 from gateway.traffic import Traffic
 from gateway.trail import leave, trail
 from gateway.workflows import Workflows
@@ -58,22 +59,23 @@ def application(
     slots: Slots | None = None,
     max_queued: int = 1_000,
     sla_seconds: int = 120,
+    max_streams: int = CLIENTS,
     hosts: Collection[str] = (),
     faults: Mapping[str, str] = MappingProxyType({}),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
     `views` are all that are projected, which readiness tells of.
 
-    `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
-    most `max_queued` workflows wait for their place; in `sla_seconds` they are to complete; `hosts` are names besides
-    this machine's own under which it may be asked; `faults` says at any time which parts of the system failed lately,
-    and why. ValueError without a token.
+    `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, at most
+    `max_queued` workflows wait for their place, and at most `max_streams` clients follow the events; in `sla_seconds`
+    workflows are to complete; `hosts` are names besides this machine's own under which it may be asked; `faults` says
+    at any time which parts of the system failed lately, and why. ValueError without a token.
     """
     orphans = Orphans(pool)
     metrics = Metrics(ledger, pool, orphans, version, sla_seconds)
     app = web.Application(middlewares=[trail, problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     Traffic(metrics.registry).watch(app)
-    commands, events = Commands(executor, ledger), Events(ledger)
+    commands, events = Commands(executor, ledger), Events(ledger, pool, max_streams)
     serve(
         app,
         Workflows(executor, ledger, board, lease_seconds, prices, slots, max_queued),

@@ -99,7 +99,10 @@ def query(request: web.Request, kind: type[Query] = Nothing) -> Query:  # type: 
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        name = str(_place(str(error)).pointer).lstrip("/")
+        place = _place(str(error))
+        name = str(place.pointer).lstrip("/")
+        if not name:  # a rule about several; its sentence begins with the name of one
+            raise _bad(place.detail.split("`")[1], place.detail) from None
         raise _bad(name, f"{_wanted(known[name])}, not {given[name][:40]!a}") from None
 
 

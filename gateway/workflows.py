@@ -16,7 +16,7 @@ from domain.usage import Prices
 from domain.validate import parse
 from gateway import requests
 from gateway.commands import Accepted
-from gateway.pages import AtLeast, Page, Position, link, reading
+from gateway.pages import AtLeast, Limit, Page, Position, link, reading
 from gateway.routes import API, COMMAND, Route, Routes, json
 from gateway.start import Starts
 from handlers.execute import Executor, Order, trace_of
@@ -24,6 +24,7 @@ from handlers.slots import Slots
 from ledger.ledger import Ledger
 from projections.board import BoardDetail, WorkflowRow, workflow, workflows
 from projections.project import Projection
+from projections.task_page import TaskPage, task_page
 from projections.used import Used, used
 
 SMALL_BYTES = 65_536
@@ -48,6 +49,13 @@ class Which(Page, frozen=True, forbid_unknown_fields=True):
         requests.LARGEST_NUMBER
     )
     status: Status | None = None
+
+
+class WhichTasks(AtLeast, frozen=True, forbid_unknown_fields=True):
+    after: (
+        Annotated[requests.Words, Meta(description="the task that the page before ended with: its `next`")] | None
+    ) = None
+    limit: Limit = 50
 
 
 class WorkflowPage(Struct, frozen=True):
@@ -131,6 +139,14 @@ class Workflows:
             raise NotFound(f"there is no workflow {name}")
         return json(Detail(found.workflow, found.tasks, found.attempts, found.asks, used(found)))
 
+    async def tasks(self, request: web.Request) -> web.Response:
+        query, name = requests.query(request, WhichTasks), requests.workflow_of(request)
+        async with reading(self._board, query.at_least) as connection:
+            found = await task_page(connection, name, query.after, query.limit)
+        if found is None:
+            raise NotFound(f"there is no workflow {name}" + (f" with a task {query.after}" if query.after else ""))
+        return json(found, headers=link(request, found.next))
+
     async def _find(self, name: str, at_least: int) -> BoardDetail | None:
         async with reading(self._board, at_least) as connection:
             return await workflow(connection, name)
@@ -142,5 +158,9 @@ class Workflows:
             Accepted, body=Submission, status=201, headers=COMMAND,
         ),
         Route("GET", f"{API}/workflows", page, "read", "The workflows.", WorkflowPage, query=Which),
+        Route(
+            "GET", f"{API}/workflows/{{workflow}}/tasks", tasks, "read", "The tasks of a workflow, page by page.",
+            TaskPage, query=WhichTasks,
+        ),
         Route("GET", f"{API}/workflows/{{workflow}}", detail, "read", "One workflow whole.", Detail, query=AtLeast),
     )  # fmt: skip

@@ -34,6 +34,10 @@ class _Int(Column):
     oid, element = 1007, 23
 
 
+class _Long(Column):
+    oid, element = 1016, 20
+
+
 class _Text(Column):
     oid, element = 1009, 25
 
@@ -76,9 +80,14 @@ def integers(values: Sequence[int]) -> Column:
     return _array(_Int, [_LENGTH(value) for value in values])
 
 
+def numbers(values: Sequence[int]) -> Column:
+    """64-bit ones."""
+    return _array(_Long, [_LONG(value) for value in values])
+
+
 def register(connection: BaseConnection[Any]) -> None:
     """Lets a connection send these values as parameters."""
-    for column in (Column, _Bytea, _Int, _Text, _Uuid, _Bigint, _Instant):
+    for column in (Column, _Bytea, _Int, _Long, _Text, _Uuid, _Bigint, _Instant):
         connection.adapters.register_dumper(column, _ColumnDumper)
 
 

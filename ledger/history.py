@@ -15,7 +15,7 @@ from uuid import UUID
 from ledger import arrays
 from ledger.append import VERSIONS
 from ledger.archive import Archive, Partition, joined
-from ledger.errors import SegmentUnreadable
+from ledger.errors import BrokenChain, SegmentUnreadable
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from ledger.rows import answer_from, select
@@ -67,6 +67,21 @@ class History:
                 if partition.segment:
                     found += await self._ask(partition, partial(Segment.find, ids=missing))
         return sorted(found, key=lambda event: event.position)
+
+    async def pick(self, connection: Connection, positions: Sequence[int]) -> list[Recorded]:
+        """The events at these positions, which are recorded and ascend, in order. BrokenChain if one is missing."""
+        found = await select(connection, "pick", positions=arrays.numbers(positions))
+        if len(found) < len(positions):
+            there = {event.position for event in found}
+            missing = [position for position in positions if position not in there]
+            for partition in await partitions(connection):
+                here = [position for position in missing if partition.first <= position <= partition.last]
+                if partition.segment and here:
+                    found += await self._ask(partition, partial(Segment.pick, positions=here))
+            found.sort(key=lambda event: event.position)
+        if [event.position for event in found] != list(positions):
+            raise BrokenChain(min({*positions} - {event.position for event in found}), "it is missing")
+        return found
 
     async def answer(self, connection: Connection, first_id: UUID) -> list[Recorded]:
         """What a command led to whose first event has this id, whole and in order; none if that was never recorded."""

@@ -143,6 +143,11 @@ class Ledger:
                     return events
                 after_version = chunk[-1].version
 
+    async def pick(self, positions: Sequence[int]) -> list[Recorded]:
+        """The events at these positions, which are recorded and ascend, in order."""
+        async with self._reading() as connection:
+            return await self._history.pick(connection, positions)
+
     async def find(self, ids: Sequence[UUID]) -> list[Recorded]:
         """The events of these ids that exist, in order."""
         async with self._reading() as connection:

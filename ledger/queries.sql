@@ -66,6 +66,9 @@ ORDER BY version LIMIT %(limit)s
 -- find: the events of these ids that exist, in order.
 SELECT * FROM events WHERE id = ANY(%(ids)s::uuid[]) ORDER BY position
 
+-- pick: the events at these positions, in order.
+SELECT * FROM events WHERE position = ANY(%(positions)s::bigint[]) ORDER BY position
+
 -- answer: the events after a version of one stream that have the same cause, as far as versions go on.
 SELECT * FROM events
 WHERE stream = %(stream)s AND version > %(after)s AND version <= %(after)s + %(limit)s AND causation_id = %(cause)s

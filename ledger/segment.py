@@ -36,6 +36,7 @@ CREATE TABLE keys (key INTEGER, block INTEGER, PRIMARY KEY (key, block)) WITHOUT
 _FROM = """
 SELECT events FROM blocks WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= ?), 0) ORDER BY first
 """
+_BLOCK = "SELECT events FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1"
 _OF = "SELECT events FROM keys JOIN blocks ON first = block WHERE key = ? ORDER BY block"
 
 _Fields = tuple[
@@ -114,6 +115,15 @@ class Segment:
     def events(self, after: int, limit: int) -> list[Recorded]:
         """At most `limit` after a position, in order."""
         return list(islice((one for one in self._blocks(_FROM, after + 1) if one.position > after), limit))
+
+    def pick(self, positions: Sequence[int]) -> list[Recorded]:
+        """Those at these positions, which ascend."""
+        found: list[Recorded] = []
+        wanted = set(positions)
+        for position in positions:
+            if not found or position > found[-1].position:  # else it came with the block of one before it
+                found += [one for one in self._blocks(_BLOCK, position) if one.position in wanted]
+        return found
 
     def those(self, wanted: Callable[[Recorded], bool], after: int, to: int, limit: int) -> list[Recorded]:
         """At most `limit` that are wanted, after a position, up to and with `to`, in order."""

@@ -145,8 +145,9 @@ async def up(
                 executor=executor, ledger=ledger, board=board, views=tuple(views.values()), pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
-                slots=slots, max_queued=settings.max_queued, sla_seconds=settings.sla_seconds,
-                hosts=[settings.listen.rpartition(":")[0].strip("[]")], faults=components.faults,
+                slots=slots, max_queued=settings.max_queued, max_streams=settings.max_streams,
+                sla_seconds=settings.sla_seconds, hosts=[settings.listen.rpartition(":")[0].strip("[]")],
+                faults=components.faults,
             )  # fmt: skip
             async with listening(app, settings.listen, tell) as url:
                 where = Up(

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     role_slots: dict[str, int] = {}  # tasks of a role that are worked on at once; a role that is not named: any number
     audit_hours: float = 24.0  # how often the ledger's digests are computed again; 0: never
     sla_seconds: int = 120  # in which workflows are to complete: what the metrics compare with
+    max_streams: int = 2_000  # clients that follow the events at once; more are told to come back
     log_level: str = "info"  # of everything, and after commas of components, as info,ledger.relay=debug
     origins: dict[str, str] = {}
 
@@ -67,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _demand(bool(TENANT.fullmatch(self.tenant)), "tenant", f"must be {TENANT_RULE}")
         _demand(self.max_workflows is None or self.max_workflows > 0, "max_workflows", "must be 1 or more")
         _demand(self.max_queued >= 0, "max_queued", "must be 0 or more")
+        _demand(self.max_streams > 0, "max_streams", "must be 1 or more")
         slots = self.role_slots.items()
         named = all(re.search(ID_PATTERN, role) and count > 0 for role, count in slots)
         _demand(named, "role_slots", "must name roles, each with 1 or more, as coder=2,reviewer=1")

@@ -65,9 +65,10 @@ async def agents(connection: Connection, limit: int = 1_000) -> list[AgentDetail
     return await load(connection, _DETAILS, SQL["agents"], limit=limit) or []
 
 
-async def lacking(connection: Connection, workflows: Sequence[str]) -> list[Lack]:
-    """What of these workflows waits on a slot that no agent could give it now."""
-    return await load(connection, _LACKS, SQL["lacking"], workflows=list(workflows)) or []
+async def lacking(connection: Connection, workflows: Sequence[str], tasks: Sequence[str] | None = None) -> list[Lack]:
+    """What of these workflows (None: whatever task, else of these names) waits on a slot that no agent could give now."""
+    names = None if tasks is None else list(tasks)
+    return await load(connection, _LACKS, SQL["lacking"], workflows=list(workflows), tasks=names) or []
 
 
 async def heard(connection: Connection, agent: str, now: float) -> tuple[bool, bool]:

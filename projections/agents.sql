@@ -19,7 +19,8 @@ SELECT json_agg(found)::text FROM (
 SELECT json_agg(found)::text FROM (
     SELECT t.workflow, t.task, a.role, CASE a.purpose WHEN 'work' THEN t.capabilities ELSE '{}' END AS capabilities
     FROM board_tasks AS t JOIN board_attempts AS a USING (workflow, task, run)
-    WHERE t.workflow = ANY(%(workflows)s::text[]) AND t.status IN ('dispatched', 'verifying') AND a.agent IS NULL
+    WHERE t.workflow = ANY(%(workflows)s::text[]) AND (%(tasks)s::text[] IS NULL OR t.task = ANY(%(tasks)s::text[]))
+      AND t.status IN ('dispatched', 'verifying') AND a.agent IS NULL
       AND NOT EXISTS (SELECT FROM board_agents AS g WHERE g.role = a.role AND g.status = 'here' AND NOT g.drained
                       AND (a.purpose <> 'work' OR t.capabilities <@ g.capabilities))
     ORDER BY t.ordinal, t.created) AS found

@@ -25,6 +25,7 @@ from projections.board_rows import (
     BoardWorkflow,
     Entry,
     Outcome,
+    TaskKin,
     WorkflowRow,
     WorkflowStatus,
 )
@@ -117,25 +118,33 @@ async def workflow(connection: Connection, name: str) -> BoardDetail | None:
     """All of one workflow as of one moment, None if the board does not have it."""
     detail = await load(connection, _DETAIL, SQL["workflow"], workflow=name)
     if detail:
-        attempts = {(attempt.task, attempt.run): attempt for attempt in detail.attempts}
-        lacks = {lack.task: lack for lack in await agents.lacking(connection, [name])}
-        for task in detail.tasks:
-            if lack := lacks.get(task.task):
-                task.waiting_on = f"a slot: no agent of role {lack} is there"
-                continue
-            attempt = attempts.get((task.task, task.run or ""))
-            task.waiting_on = waiting_on(task, detail.tasks, attempt, paused=detail.workflow.paused)
-        if detail.workflow.status == "queued" or any(task.status == "queued" for task in detail.tasks):
-            _tell_slots(detail, await claims.blocked(connection, name))
+        await tell_waits(connection, detail.workflow, detail.tasks, detail.attempts, detail.tasks)
     return detail
 
 
-def _tell_slots(detail: BoardDetail, slots: dict[str, str]) -> None:
-    for task in detail.tasks:
-        if task.status == "queued":
-            task.waiting_on = slots.get(task.task, task.waiting_on)
-        elif task.status == "pending" and not task.dependencies:
-            task.waiting_on = slots.get("", task.waiting_on)
+async def tell_waits(
+    connection: Connection,
+    flow: BoardWorkflow,
+    tasks: Sequence[BoardTask],
+    attempts: Iterable[BoardAttempt],
+    kin: Sequence[BoardTask | TaskKin],
+) -> None:
+    """Says of each of these tasks of a workflow what it waits for; `kin` is what `waiting_on` has to know of others."""
+    names = [task.task for task in tasks]
+    runs = {(attempt.task, attempt.run): attempt for attempt in attempts}
+    lacks = {lack.task: lack for lack in await agents.lacking(connection, [flow.workflow], names)}
+    for task in tasks:
+        if lack := lacks.get(task.task):
+            task.waiting_on = f"a slot: no agent of role {lack} is there"
+        else:
+            task.waiting_on = waiting_on(task, kin, runs.get((task.task, task.run or "")), paused=flow.paused)
+    if flow.status == "queued" or any(task.status == "queued" for task in tasks):
+        slots = await claims.blocked(connection, flow.workflow, names)
+        for task in tasks:
+            if task.status == "queued":
+                task.waiting_on = slots.get(task.task, task.waiting_on)
+            elif task.status == "pending" and not task.dependencies:
+                task.waiting_on = slots.get("", task.waiting_on)
 
 
 class Board(View):

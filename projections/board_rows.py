@@ -89,6 +89,15 @@ class BoardTask(msgspec.Struct, omit_defaults=True, gc=False):
     waiting_on: str | None = None
 
 
+class TaskKin(msgspec.Struct, gc=False):
+    """What is to be known of a task to say whether others wait for it."""
+
+    task: str
+    status: TaskStatus
+    parent: str | None
+    depth: int
+
+
 class StoredTask(BoardTask, omit_defaults=True, gc=False):
     """As it is written. `steps` are the statuses between the last batch's and `status`; None if there are none."""
 

@@ -93,9 +93,9 @@ async def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
         await store(connection, SQL["store_pauses"], [row for row in pauses.values() if row])
 
 
-async def blocked(connection: Connection, workflow: str) -> dict[str, str]:
-    """Of each task of the workflow that waits for a slot (of the workflow itself under ""), what it waits for."""
-    found = await load(connection, _BLOCKED, SQL["blocked"], workflow=workflow) or []
+async def blocked(connection: Connection, workflow: str, tasks: Sequence[str]) -> dict[str, str]:
+    """Of each of these tasks that waits for a slot (of the workflow itself under ""), what it waits for."""
+    found = await load(connection, _BLOCKED, SQL["blocked"], workflow=workflow, tasks=["", *tasks]) or []
     return {one.claim.task: sentence(one) for one in found}
 
 

@@ -46,4 +46,4 @@ SELECT json_agg(json_build_object(
                 AND (-other.priority, other.queued) < (-mine.priority, mine.queued)),
     'paused', (SELECT coalesce(json_agg(pause ORDER BY role), '[]') FROM board_pauses AS pause
                WHERE role = '' OR (mine.task <> '' AND role = mine.role))))::text
-FROM board_claims AS mine WHERE workflow = %(workflow)s AND NOT granted
+FROM board_claims AS mine WHERE workflow = %(workflow)s AND task = ANY(%(tasks)s::text[]) AND NOT granted

@@ -1,17 +1,17 @@
 """What a task waits for, in one sentence. An open task waits on exactly one thing, and that thing will come."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from domain.state import CLOSED, PASSED
-from projections.board_rows import BoardAttempt, BoardTask
+from projections.board_rows import BoardAttempt, BoardTask, TaskKin
 
 
 def waiting_on(
-    task: BoardTask, tasks: Iterable[BoardTask], attempt: BoardAttempt | None, *, paused: bool = False
+    task: BoardTask, tasks: Iterable[BoardTask | TaskKin], attempt: BoardAttempt | None, *, paused: bool = False
 ) -> str | None:
-    """`tasks` are all of the workflow, which may be `paused`, `attempt` is the one that `task.run` names. None for a task
-    that is closed.
+    """`tasks` are all of the workflow, or those it can wait for and all branches; the workflow may be `paused`, `attempt`
+    is the one that `task.run` names. None for a task that is closed.
 
     The same as its row in `waits` (`projections.recovery`) would say at the board's position.
     """
@@ -45,7 +45,7 @@ def waiting_on(
     return None if task.status in CLOSED else "a timer that is due: what follows is being decided"
 
 
-def _mends(branch: BoardTask, tasks: dict[str, BoardTask]) -> str | None:
+def _mends(branch: BoardTask | TaskKin, tasks: Mapping[str, BoardTask | TaskKin]) -> str | None:
     """The task that waits for a branch: the nearest above it that is not over."""
     parent = branch.parent if branch.depth else None
     while parent and tasks[parent].depth and tasks[parent].status in CLOSED:

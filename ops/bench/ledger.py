@@ -66,7 +66,7 @@ async def main(events: int, show: Show) -> int:
 async def _append(dsn: str, tenant: str, writers: int, group: int, *, processes: int = 1) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         children = [
-            await stack.enter_async_context(_child("writers", dsn, tenant, "-", writers, group, SECONDS, 0))
+            await stack.enter_async_context(child("writers", dsn, tenant, "-", writers, group, SECONDS, 0))
             for _ in range(processes)
         ]
         outcomes = await asyncio.gather(*(child() for child in children))
@@ -97,8 +97,8 @@ async def _sustained(dsn: str, nats_url: str, rate: int, batch_ms: float) -> dic
         tenant = f"at{rate}"
         arguments = (dsn, tenant, nats_url)
         paced = (8, 10, SUSTAINED_SECONDS, rate)
-        writer = await stack.enter_async_context(_child("writers", *arguments, *paced))
-        follower = await stack.enter_async_context(_child("follower", *arguments))
+        writer = await stack.enter_async_context(child("writers", *arguments, *paced))
+        follower = await stack.enter_async_context(child("follower", *arguments))
         wrote = await writer()
         async with Ledger.open(dsn, tenant=tenant) as ledger:
             head = (await ledger.head()).position
@@ -159,21 +159,21 @@ async def servers(*, bus: bool = True) -> AsyncIterator[Embedded]:
 
 
 @asynccontextmanager
-async def _child(module: str, *arguments: object) -> AsyncIterator[Callable[[], Any]]:
+async def child(module: str, *arguments: object) -> AsyncIterator[Callable[[], Any]]:
     """A process of `ops.bench`, ready. What is yielded begins it (or, of a follower, ends it) and gives its figures."""
-    child = await asyncio.to_thread(_spawn, module, arguments)
+    process = await asyncio.to_thread(_spawn, module, arguments)
 
     def outcome() -> dict[str, Any]:
-        out, _ = child.communicate("go\n", timeout=120)
+        out, _ = process.communicate("go\n", timeout=120)
         figures: dict[str, Any] = json.loads(out.splitlines()[-1])
         return figures
 
     try:
         yield lambda: asyncio.to_thread(outcome)
     finally:
-        if child.poll() is None:
-            child.kill()
-            child.communicate()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def _spawn(module: str, arguments: tuple[object, ...]) -> "subprocess.Popen[str]":

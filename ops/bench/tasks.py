@@ -66,10 +66,10 @@ async def measure(workflows: int, tasks: int, length: int) -> dict[str, Any]:
     async with system() as (folder, server, agent), Client(connection(folder)) as client:
         while {one["role"] for one in await client.agents()} != {"coder", "tester"}:  # nobody comes in the middle of it
             await asyncio.sleep(0.05)
-        await _completed(client, [chains("warm", CHAIN, CHAIN)])
+        await completed(client, [chains("warm", CHAIN, CHAIN)])
         plans = [chains(f"w{n}", tasks, length) for n in range(workflows)]
         before, begun = _cpu(server.pid, agent.pid), time.perf_counter()
-        events = await _completed(client, plans)
+        events = await completed(client, plans)
         seconds, after = time.perf_counter() - begun, _cpu(server.pid, agent.pid)
         memory = {"server": memory_mb(server.pid), "agent": memory_mb(agent.pid)}
         agent.send_signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ async def measure(workflows: int, tasks: int, length: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _completed(client: Client, plans: list[dict[str, Any]]) -> int:
+async def completed(client: Client, plans: list[dict[str, Any]]) -> int:
     """Submits them all at once and waits until each has completed; the position of the last event."""
     missing = {plan["id"] for plan in plans}
     before = 0

@@ -79,6 +79,48 @@ def projections(*, events: int = 200_000, output: Output = "json") -> int:
     return asyncio.run(main(events, _show(output)))
 
 
+@command.command
+def gateway(
+    *,
+    parts: str = "latency,workflow,queries,clients",
+    rates: tuple[int, ...] = (1_000, 5_000),
+    seconds: float = 10.0,
+    tasks: int = 10_000,
+    events: int = 2_000_000,
+    clients: int = 1_000,
+    workflows: int = 200,
+    turns: int = 3,
+    output: Output = "json",
+) -> int:
+    """How soon and how fast one sees what happens: events to board and followers, pages of tasks and of events.
+
+    Parameters
+    ----------
+    parts
+        Which of them, separated by commas.
+    rates
+        latency: events a second.
+    seconds
+        latency: for how long at each rate.
+    tasks
+        workflow: how many it has.
+    events
+        queries: how many the ledger has.
+    clients
+        clients: how many follow.
+    workflows
+        clients: of ten tasks each, in a turn.
+    turns
+        clients: how often with and without them.
+    output
+        json: one JSON line a figure.
+    """
+    from ops.bench.gateway import Sizes, main, parsed
+
+    sizes = Sizes(rates, seconds, tasks, events, clients, workflows, turns)
+    return asyncio.run(main(parsed(parts), sizes, _show(output)))
+
+
 def _show(output: str) -> Any:
     def show(figures: dict[str, Any]) -> None:
         if output == "json":

@@ -1,4 +1,6 @@
-"""The public clients against a real gateway, ledger and bus: both flavours, any thread, and lines that are cut."""
+"""The public clients against a real gateway, ledger and bus: both flavours, any thread, and lines that are cut.
+
+The file is long because it goes through all that a client can do."""
 
 import asyncio
 import json
@@ -10,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
+from datetime import datetime
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,38 @@ async def test_a_plan_from_submission_to_its_end(system: Served, client: Client,
         await client.wait("demo-2", timeout=0.2)
     assert (await client.version())["name"] == "cairn"
     assert (await client.ready())["ready"]
+
+
+async def test_what_happened_is_found_by_what_is_wanted_and_tasks_come_page_by_page(
+    system: Served, client: Client
+) -> None:
+    run = await client.submit(PLAN)
+    await system.finish("demo")
+    events = [event async for event in client.events()]
+    completed = [event async for event in client.events(type="task.completed", task="b", workflow="demo", q="DONE")]
+    assert completed == [event for event in events if event["type"] == "cairn.task.completed.v1"][1:]
+    assert [event async for event in client.events(newest_first=True)] == events[::-1]
+    assert [event async for event in client.events(3, newest_first=True)] == events[1::-1]
+    at = datetime.fromisoformat(events[2]["time"])
+    since = [event async for event in client.events(since=at)]
+    assert events[2] in since and since + [event async for event in client.events(to=at)] != []
+    with pytest.raises(ValueError, match="has no time zone"):
+        await anext(client.events(since=at.replace(tzinfo=None)))
+    with pytest.raises(Invalid, match="q"):
+        await anext(client.events(q="..."))
+    told = await client.event(int(completed[0]["sequence"]))
+    assert told["event"] == completed[0] and told["causes"][-1] == events[0]
+    with pytest.raises(NotFound):
+        await client.event(1_000)
+    whole = await client.workflow("demo", int(events[-1]["sequence"]))
+    first = await client.tasks("demo", limit=1, at_least=run.position)
+    second = await client.tasks("demo", after=first["next"], limit=1)
+    assert (first["tasks"] + second["tasks"], second["next"]) == (whole["tasks"], None)
+    assert first["attempts"] + second["attempts"] == whole["attempts"] and first["workflow"] == whole["workflow"]
+    with pytest.raises(NotFound):
+        await client.tasks("demo", after="c")
+    with pytest.raises(NotFound):
+        await client.tasks("nobody")
 
 
 async def test_a_person_answers(client: Client) -> None:

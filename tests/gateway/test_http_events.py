@@ -1,7 +1,9 @@
-"""The events over HTTP: complete, in order, the same bytes as on the bus, for clients of every kind."""
+"""The events over HTTP: complete, in order, the same bytes as on the bus, for clients of every kind, which makes it long."""
 
 import asyncio
 import base64
+import csv
+import io
 import json
 import time
 from collections.abc import AsyncIterator
@@ -16,10 +18,10 @@ from served import PLAN, TOKEN, Served, asking, listening, served
 
 from domain.commands import StartWorkflow
 from domain.plan import Plan, Task
-from gateway import stream
+from gateway import broadcast, event_pages, stream
 from handlers.execute import Order
 
-EVENTS = "/api/v1/events"
+EVENTS, STREAM = "/api/v1/events", "/api/v1/events/stream"
 NDJSON, SSE = {"Accept": "application/x-ndjson"}, {"Accept": "text/event-stream"}
 
 
@@ -73,7 +75,7 @@ async def test_pages_hold_every_event_once(system: Served, session: aiohttp.Clie
     events, count = await pages(session, f"{EVENTS}?limit=4")
     assert positions(events) == [*range(1, head + 1)]
     assert count == -(-head // 4)
-    events, count = await pages(session, f"{EVENTS}?after=3")
+    events, count = await pages(session, f"{EVENTS}?limit=1000&after=3")
     assert (positions(events), count) == ([*range(4, head + 1)], 1)
     assert await pages(session, f"{EVENTS}?after={head}") == ([], 1)
     assert await pages(session, f"{EVENTS}?after={head + 100}") == ([], 1)
@@ -87,8 +89,8 @@ async def test_events_are_found_by_workflow_and_by_type(
     await system.finish("w2")
     await system.finish("w4")
     everything = [(one.position, one.stream, one.type) for one in await system.ledger.read(0)]
-    for scanned in (stream.SCANNED_EVENTS, 1):  # a page may end, even empty, before anything was found
-        monkeypatch.setattr(stream, "SCANNED_EVENTS", scanned)
+    for scanned in (event_pages.SCANNED_EVENTS, 1):  # a page may end, even empty, before anything was found
+        monkeypatch.setattr(event_pages, "SCANNED_EVENTS", scanned)
         for limit in (1, 2, 1000):
             for workflow in (None, "w2", "nobody"):
                 for kind, prefix in ((None, ""), ("task.*", "task."), ("workflow.completed", "workflow.completed")):
@@ -105,7 +107,7 @@ async def test_events_are_found_by_workflow_and_by_type(
 async def test_the_place_in_a_long_stream_is_found(
     system: Served, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CHUNK_EVENTS", 7)
+    monkeypatch.setattr(event_pages, "CHUNK_EVENTS", 7)
     await start(system, "before")
     await start(system, "long", tasks=50)
     await start(system, "between")
@@ -124,7 +126,7 @@ async def test_events_are_byte_for_byte_those_on_the_bus(system: Served, session
     async with asyncio.timeout(20):
         await system.ledger.relay.published(head)
     name = await system.ledger.relay.stream()
-    async with session.get(EVENTS) as response:
+    async with session.get(EVENTS, headers=NDJSON) as response:
         mine = (await response.read()).splitlines()
     for position, line in enumerate(mine, 1):
         found = await system.bus.api(f"STREAM.MSG.GET.{name}", {"seq": position})
@@ -146,7 +148,7 @@ async def test_a_follower_misses_nothing_and_sees_nothing_twice(
 
     async def follow(until: asyncio.Event) -> None:
         while not until.is_set():
-            query = f"{EVENTS}?follow=1&after={seen[-1] if seen else 0}{filters}"
+            query = f"{STREAM}?after={seen[-1] if seen else 0}{filters}"
             async with session.get(query, headers=NDJSON) as response, aclosing(lines(response)) as found:
                 some = 0
                 async for line in found:
@@ -180,7 +182,7 @@ async def test_server_sent_events_go_on_after_the_last_id(system: Served, sessio
     head = await system.head()
     for headers, query, first in [({}, "", 1), ({}, "?after=1", 2), ({"Last-Event-ID": "2"}, "?after=1", 3),
                                   ({"last-event-id": str(head)}, "", head + 1)]:  # fmt: skip
-        async with session.get(EVENTS + query, headers=SSE | headers) as response, aclosing(lines(response)) as found:
+        async with session.get(STREAM + query, headers=SSE | headers) as response, aclosing(lines(response)) as found:
             assert (response.status, response.content_type) == (200, "text/event-stream")
             assert [await anext(found), await anext(found)] == [b": ping", b""]
             if first > head:
@@ -195,9 +197,9 @@ async def test_server_sent_events_go_on_after_the_last_id(system: Served, sessio
 async def test_a_silent_stream_gives_signs_of_life(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(broadcast, "PING_SECONDS", 0.05)
     for headers, ping in ((SSE, [b": ping", b""] * 3), (NDJSON, [b""] * 6)):
-        async with session.get(f"{EVENTS}?follow=1", headers=headers) as response, aclosing(lines(response)) as found:
+        async with session.get(STREAM, headers=headers) as response, aclosing(lines(response)) as found:
             assert [await anext(found) for _ in range(6)] == ping
 
 
@@ -215,9 +217,7 @@ async def test_whoever_takes_nothing_is_cut_off(system: Served, monkeypatch: pyt
         await start(system, f"w{n}", text="x" * 200_000, tasks=5)
     at = urlsplit(system.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port, limit=1024)
-    writer.write(
-        f"GET {EVENTS}?follow=1 HTTP/1.1\r\nHost: {at.netloc}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-    )
+    writer.write(f"GET {STREAM} HTTP/1.1\r\nHost: {at.netloc}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
     async with asyncio.timeout(20):
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         await cut.wait()
@@ -233,7 +233,7 @@ async def test_whoever_takes_nothing_is_cut_off(system: Served, monkeypatch: pyt
 async def test_streams_end_with_the_server(system: Served) -> None:
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session, asyncio.timeout(20):
         async with listening(system) as url:
-            responses = [await session.get(f"{url}{EVENTS}?follow=1", headers=headers) for headers in (SSE, NDJSON)]
+            responses = [await session.get(f"{url}{STREAM}", headers=headers) for headers in (SSE, NDJSON)]
             assert [response.status for response in responses] == [200, 200]
             following = [asyncio.create_task(response.read()) for response in responses]
             began = time.monotonic()
@@ -243,16 +243,62 @@ async def test_streams_end_with_the_server(system: Served) -> None:
 
 async def test_what_cannot_be_asked_of_events_is_refused(system: Served, session: aiohttp.ClientSession) -> None:
     await start(system, "w")
-    for query in ("after=-1", "after=x", "limit=0", "limit=1001", "workflow=A", "workflow=a.b", "type=task'", "type=",
-                  "follow=2", "aftr=1", "after=1&after=2", f"after={2**63}"):  # fmt: skip
+    for query in ("after=-1", "after=x", f"after={2**63}", "after=1&after=2", "aftr=1", "limit=0", "limit=1001", "order=up",
+                  "workflow=A", "workflow=a.b", "type=a%20b", "type=a,", "type=", "follow=1", "task=", "q=%20",
+                  "from=2026-11-22", "to=x", "from=2026-11-22T10:00:00Z&to=2026-11-22T10:00:00Z"):  # fmt: skip
         async with session.get(f"{EVENTS}?{query}") as response:
             assert response.status == 422, query
             assert (await response.json(content_type=None))["code"] == "invalid_parameter"
-    async with session.get(EVENTS, headers=SSE | {"Last-Event-ID": "x"}) as response:
+    async with session.get(STREAM, headers=SSE | {"Last-Event-ID": "x"}) as response:
         assert response.status == 422
     async with session.get(EVENTS, headers={"Accept": "text/html"}) as response:
         assert response.status == 406
-    async with session.get(f"{EVENTS}?follow=1&after=1000") as response:
+    async with session.get(f"{STREAM}?after=1000") as response:
         assert (response.status, (await response.json(content_type=None))["code"]) == (409, "position_unknown")
     async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
         assert response.status == 201
+
+
+async def test_a_page_comes_as_json_as_lines_and_as_csv(system: Served, session: aiohttp.ClientSession) -> None:
+    await start(system, "w", text='=1+1, "quoted"\nline')
+    head = await system.head()
+    forms = {}
+    for accept in ("application/json", "application/x-ndjson", "text/csv", "text/*, */*;q=0.1", "*/*"):
+        async with session.get(f"{EVENTS}?limit=2", headers={"Accept": accept}) as response:
+            forms[accept] = await response.text()
+            assert response.status == 200 and response.headers["Vary"] == "Accept"
+            assert str(response.links["next"]["url"].relative()) == f"{EVENTS}?limit=2&after=2"
+    whole = json.loads(forms["application/json"])
+    assert whole["next"] == 2 and positions(whole["events"]) == [1, 2]
+    assert [json.loads(line) for line in forms["application/x-ndjson"].splitlines()] == whole["events"]
+    assert forms["*/*"] == forms["application/json"] and forms["text/*, */*;q=0.1"] == forms["text/csv"]
+    rows = list(csv.DictReader(io.StringIO(forms["text/csv"])))
+    assert [row["sequence"] for row in rows] == [one["sequence"] for one in whole["events"]]
+    assert [json.loads(row["data"]) for row in rows] == [one["data"] for one in whole["events"]]
+    async with session.get(f"{EVENTS}?order=desc&limit=2") as response:
+        newest = await response.json()
+    assert positions(newest["events"]) == [head, head - 1] and newest["next"] == head - 1
+    async with session.get(f"{EVENTS}?order=desc&after={newest['next']}") as response:
+        assert positions((await response.json())["events"]) == [*range(head - 2, 0, -1)]
+
+
+async def test_an_event_is_told_with_what_led_to_it(system: Served, session: aiohttp.ClientSession) -> None:
+    tasks = (Task(id="a"), Task(id="b", dependencies=("a",)), Task(id="aside"))
+    command = StartWorkflow(now=time.time(), workflow="w", plan=Plan(id="demo", tasks=tasks))
+    await system.executor.execute("w", Order(uuid4(), command, "tests"))
+    await system.finish("w")
+    events = await system.ledger.read(0)
+    last = next(one for one in events if one.type == "task.completed" and getattr(one.event, "task", "") == "b")
+    async with session.get(f"{EVENTS}/{last.position}") as response:
+        found = await response.json()
+    assert int(found["event"]["sequence"]) == last.position
+    told = [(one["type"].split(".", 1)[1], one["data"].get("task")) for one in found["causes"]]
+    assert told == [
+        ("task.started.v1", "b"), ("task.dispatched.v1", "b"), ("task.completed.v1", "a"), ("task.started.v1", "a"),
+        ("task.dispatched.v1", "a"), ("workflow.started.v1", None),
+    ]  # fmt: skip
+    async with session.get(f"{EVENTS}/1") as response:
+        assert (await response.json())["causes"] == []
+    for wrong in ("0", "999999", "x", "-1", "9" * 40, "1%00"):
+        async with session.get(f"{EVENTS}/{wrong}") as response:
+            assert (response.status, (await response.json(content_type=None))["code"]) == (404, "not_found"), wrong

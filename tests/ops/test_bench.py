@@ -51,3 +51,19 @@ def test_each_view_is_rebuilt_from_a_small_ledger() -> None:
     _, *figures = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["bench"] for one in figures] == ["read and decode", *(f"rebuild {view}" for view in VIEWS)]
     assert all(one["events"] >= 500 and one["events_per_s"] > 0 for one in figures)
+
+
+def test_the_gateway_is_measured_part_by_part() -> None:
+    small = ["--rates", "200", "--seconds", "1", "--tasks", "60", "--clients", "5", "--workflows", "2", "--turns", "1"]
+    command = [sys.executable, "-m", "cairn", "bench", "gateway", "-o", "json", "--events", "900", *small]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    _, latency, workflow, index, *pages, clients = map(json.loads, done.stdout.splitlines())
+    assert latency["seen"] >= latency["paced_per_s"] * 0.7 and latency["follower_p99_ms"] > 0 < latency["board_p99_ms"]
+    assert workflow["tasks"] == 60 and workflow["p99_ms"] >= workflow["p50_ms"] > 0
+    assert index["events"] >= 900
+    found = {page["filter"]: page["events"] for page in pages}
+    assert found["nothing"] > found["a workflow"] > found["a task of a workflow"] > 0 < found["all at once"]
+    assert found["a word nobody said"] == found["what never is together"] == 0
+    assert clients["clients"] == clients["connected_at_the_end"] == 5
+    assert clients["ratio_median"] > 0 and clients["memory_mb"]["at_the_end"] > 0

@@ -154,6 +154,17 @@ def test_events_come_whole_in_order_and_as_they_happen(system: Home) -> None:
     last = int(events[-1]["sequence"])
     assert len(system.cairn("events", "--after", str(last - 2)).stdout.splitlines()) == 2
     assert system.cairn("events", "--follow", "-o", "json").returncode == 2
+    assert system.cairn("events", "--follow", "--order", "desc").returncode == 2
+    newest = [json.loads(line) for line in system.cairn("events", "--order", "desc", "-o", "jsonl").stdout.splitlines()]
+    assert newest == events[::-1]
+    [done] = [one for one in events if one["type"] == "cairn.task.completed.v1" and "/seen/" in one["subject"]]
+    wanted = (
+        "--task", "a", "--agent", done["data"]["agent"], "--actor", done["actor"], "--correlation", "seen", "--causation",
+        done["causationid"], "--from", done["time"], "--type", "task.started,*.completed", "--q", "A",
+    )  # fmt: skip
+    found = system.cairn("events", *wanted, "--limit", "5", "-o", "json")
+    assert done in json.loads(found.stdout), found.stderr
+    assert not system.cairn("events", *wanted, "--to", done["time"]).stdout
 
 
 def test_a_second_up_in_the_same_place_is_a_conflict(system: Home) -> None:

@@ -109,7 +109,7 @@ def test_slots_of_roles_are_written_alike_in_a_variable_and_in_what_is_shown(tmp
     ("variable", "value"),
     [("CAIRN_ROLE_SLOTS", "coder"), ("CAIRN_ROLE_SLOTS", "coder=0"), ("CAIRN_ROLE_SLOTS", "A B=1"),
      ("CAIRN_MAX_WORKFLOWS", "0"), ("CAIRN_MAX_QUEUED", "-1"), ("CAIRN_AUDIT_HOURS", "-1"), ("CAIRN_AUDIT_HOURS", "9000"),
-     ("CAIRN_SLA_SECONDS", "0"), ("CAIRN_SLA_SECONDS", "1.5"), ("CAIRN_SLA_SECONDS", "86401")],
+     ("CAIRN_SLA_SECONDS", "0"), ("CAIRN_SLA_SECONDS", "1.5"), ("CAIRN_SLA_SECONDS", "86401"), ("CAIRN_MAX_STREAMS", "0")],
 )  # fmt: skip
 def test_limits_that_make_no_sense_are_refused_by_name(tmp_path: Path, variable: str, value: str) -> None:
     with pytest.raises(SettingsInvalid, match=variable.removeprefix("CAIRN_").lower()):

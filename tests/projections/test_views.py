@@ -17,6 +17,7 @@ from projections.board import Board, BoardDetail, workflow, workflows
 from projections.board_fold import SHOWN_CHARACTERS
 from projections.project import Projection, View
 from projections.recovery import Recovery, orphans
+from projections.task_page import task_page
 
 WAITS = "SELECT workflow, task, kind, token, run, attempt, agent, ask FROM waits"
 
@@ -128,6 +129,22 @@ SAID = {
 """How the sentence about a kind of wait begins."""
 
 
+async def assert_pages(connection: Connection, detail: BoardDetail) -> None:
+    """The tasks page by page are the tasks of the whole, and say the same of what they wait for."""
+    name, tasks, attempts, after = detail.workflow.workflow, [], [], None
+    while True:
+        page = await task_page(connection, name, after, 3)
+        assert page is not None and page.workflow.last == detail.workflow.last and len(page.tasks) <= 3
+        tasks += page.tasks
+        attempts += page.attempts
+        if (after := page.next) is None:
+            break
+    assert tasks == detail.tasks
+    assert sorted(attempts, key=lambda one: one.dispatched) == detail.attempts
+    assert await task_page(connection, name, "nothing", 3) is None
+    assert await task_page(connection, "nobody", None, 3) is None
+
+
 class Together(View):
     """Several views as one, so that they stand at the same position."""
 
@@ -159,6 +176,7 @@ async def check(url: str, decisions: list[Decision], sizes: list[int]) -> None:
                     detail = await workflow(connection, state.id)
                     assert detail is not None
                     assert_same(detail, state)
+                    await assert_pages(connection, detail)
                     for row in detail.tasks:
                         if row.status in CLOSED:
                             assert row.waiting_on is None
