@@ -101,7 +101,11 @@ class Changes:
                 self._create(work, branch, depth)
             case TaskEdited(task=task, spec=spec):
                 lane = self._lane(work, task)
-                lane.title, lane.role, lane.dependencies = spec.title[:TITLE_CHARACTERS], spec.agent_role, spec.dependencies
+                lane.title, lane.role, lane.dependencies = (
+                    spec.title[:TITLE_CHARACTERS],
+                    spec.agent_role,
+                    spec.dependencies,
+                )
             case TaskRerouted(task=task, role=role):
                 self._lane(work, task).role = role
             case TaskDispatched(task=task, run=run):

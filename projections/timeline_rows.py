@@ -170,5 +170,3 @@ class TimelinePage(msgspec.Struct):
 
     workflow: Chart
     tasks: list[Lane]
-
-

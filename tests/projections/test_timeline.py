@@ -55,7 +55,9 @@ def assert_same(page: TimelinePage, state: Workflow) -> None:
         assert lane.outcome == (task.status if task.status in CLOSED else None)
         assert (lane.title, lane.role, lane.depth) == (shown(task.spec.title)[:200], task.spec.agent_role, task.depth)
         assert (lane.dependencies, lane.parent) == (task.spec.dependencies, task.spec.parent_id)
-        assert [attempt.run for attempt in lane.attempts if attempt.ended is None] == ([task.run.id] if task.run else [])
+        assert [attempt.run for attempt in lane.attempts if attempt.ended is None] == (
+            [task.run.id] if task.run else []
+        )
         known = {run.id: run.usage for run in task.runs if run.usage}
         for attempt in lane.attempts:
             told = known.get(attempt.run)
