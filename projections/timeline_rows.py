@@ -158,7 +158,7 @@ class Lane(msgspec.Struct, gc=False, rename=TIMES):
         new = Interval(wait.kind, at, None, wait.role, wait.run, None, wait.agent, wait.ask)
         if wait.run and (run := self.run(wait.run)) and run.purpose != "work":
             new.purpose = run.purpose
-        if wait.kind == "ask" or wait.attempt is not None and wait.kind == "timer":
+        if wait.kind == "ask" or (wait.attempt is not None and wait.kind == "timer"):
             new.due = wait.due
         if wait.kind == "dependency" and wait.role is None and wait.needs:
             new.branch = wait.needs[0]

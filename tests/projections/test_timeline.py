@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 from stage import Sliced, opened, projected, record, tables
 from test_views import Fold, Together, shown
 
-from domain.commands import Pause, ReportCompleted, ReportFailed, ReportStarted, ReportUsage, Resume, StartWorkflow
-from domain.outcome import Failure, Result
-from domain.plan import Plan, Task
-from domain.state import CLOSED, Workflow, replay
-from domain.usage import Spent
-from domain.workflow import decide
+from domain.state import CLOSED, Workflow
 from ledger.postgres import Pool
 from projections.project import Projection
 from projections.recovery import Recovery
