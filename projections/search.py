@@ -1,11 +1,13 @@
 """Full text over workflows, tasks, asks and agents: what they are called, were told, said, asked, failed with, left.
 
-A query finds whole documents (`search_fold`), each of bounded size. What matches best of the newest WINDOW that match
-comes first, then what matches best of the next: a page costs the same however much matches.
+A query finds whole documents (`search_fold`), each of bounded size. They are gone through from the newest on, in windows
+that hold at least a page of what matches, or everything; what matches best in a window comes first. So a page of what
+all documents have costs no more than one of what a few have.
 """
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -26,7 +28,7 @@ from domain.events import (
 from ledger.postgres import Connection
 from ledger.recorded import Recorded
 from projections.rows import load, store
-from projections.search_fold import PLACES, Changes, Document, Key
+from projections.search_fold import Changes, Document, Indexed, Key, indexed
 from projections.search_query import BadQuery, DocumentStatus, DocumentType, Query, parse
 from projections.search_text import Term, snippet
 from projections.sql import statements
@@ -36,7 +38,13 @@ __all__ = ["BadQuery", "Cursor", "Hit", "Search", "parse", "search"]
 WORKFLOW, AGENT = "workflow-", "agent-"
 SQL = statements("search")
 WINDOW = 1_000
+"""Documents that match, of which the best come first; so many are ranked."""
 LARGEST = 2**63 - 1
+REACHES = (1_000, 10_000, 100_000, LARGEST)
+"""How many documents a window has: the fewest that are enough for a page."""
+CURSOR_PATTERN = r"[0-9]{1,19}(?:\.[0-9]{1,19}){3}"
+STORED_CHARACTERS = 1_000_000
+"""Of documents that one statement writes."""
 WORDLESS = (
     CallReserved, CallSettled, ReportRefused, RetryScheduled, TaskDispatched, TaskHeld, TaskPrioritised,
     TaskQueued, TaskStarted, UsageCorrected,
@@ -68,11 +76,13 @@ class Hit(msgspec.Struct):
 
 
 class Cursor(NamedTuple):
-    """Where a page ends: of those up to the document `newest`, after the one of this rank and id."""
+    """Where a page ends: in the window of the documents from `least` to `newest`, after the one of this rank and number.
+    A window that was not begun has no `least`: 0."""
 
     newest: int = LARGEST
+    least: int = 0
     rank: int = LARGEST
-    id: int = LARGEST
+    number: int = LARGEST
 
     def __str__(self) -> str:
         return ".".join(map(str, self))
@@ -80,10 +90,7 @@ class Cursor(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Self:
         """ValueError if it is none that `search` gave."""
-        if not re.fullmatch(r"[0-9]{1,19}(\.[0-9]{1,19}){2}", text, re.ASCII):
-            raise ValueError("the `next` of the page before")
-        found = cls(*map(int, text.split(".")))
-        if max(found) > LARGEST:
+        if not re.fullmatch(CURSOR_PATTERN, text) or max(found := cls(*map(int, text.split(".")))) > LARGEST:
             raise ValueError("the `next` of the page before")
         return found
 
@@ -97,7 +104,10 @@ class _Ranked(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    least: int | None
+    """`matching` of the window match, as far as was looked; `oldest` is the last of them."""
+
+    matching: int
+    oldest: int | None
     documents: list[_Ranked]
 
 
@@ -108,22 +118,42 @@ async def search(
     connection: Connection, query: Query, *, limit: int = 20, after: Cursor = FIRST
 ) -> tuple[list[Hit], Cursor | None]:
     """A page, and after what the next one begins; None if there is none. A page may have fewer than `limit`."""
-    given = {"all": query.all, "ranked": query.ranked, "window": WINDOW, "limit": limit + 1, **after._asdict()}
-    page = await load(connection, _PAGE, SQL["find"], **given)
-    assert page is not None
+    newest = min(after.newest, await _last(connection))
+    given = {**query._asdict(), "newest": newest, "rank": after.rank, "number": after.number, "limit": limit + 1}
+    for reach in (0,) if after.least else REACHES:
+        least = after.least or max(1, newest - reach + 1)
+        page = await _page(connection, given | {"least": least, "window": WINDOW})
+        if page.matching > limit:
+            break
+    if page.matching == WINDOW and page.oldest:
+        least = page.oldest  # the rest of the window was not looked at
     found = page.documents[:limit]
     following = None
     if len(page.documents) > limit:
-        following = Cursor(after.newest, found[-1].rank, found[-1].document.id)
-    elif page.least is not None:
-        following = Cursor(page.least - 1)
+        following = Cursor(newest, least, found[-1].rank, found[-1].document.number)
+    elif least > 1:
+        following = Cursor(least - 1)
     return [_hit(one.document, query.terms) for one in found], following
+
+
+async def _page(connection: Connection, given: dict[str, Any]) -> _Page:
+    """Planned for these very words: how often each of them is there decides how it is done."""
+    found = await (await connection.execute(SQL["find"], given, prepare=False)).fetchone()
+    assert found
+    return _PAGE.decode(found[0])
+
+
+async def _last(connection: Connection) -> int:
+    found = await (await connection.execute(SQL["last"], prepare=True)).fetchone()
+    assert found
+    last: int = found[0]
+    return last
 
 
 def _hit(it: Document, terms: Sequence[Term]) -> Hit:
     ask, agent = (it.name if it.type == kind else None for kind in ("ask", "agent"))
     task = it.task if it.type in ("task", "ask") else None
-    hit = Hit(it.type, it.title, it.status, it.id >> PLACES, it.workflow or None, task, ask, agent, it.role or None)
+    hit = Hit(it.type, it.title, it.status, it.position, it.workflow or None, task, ask, agent, it.role or None)
     most = -1
     for where, text in it.texts:
         count, pieces = snippet(text, terms)
@@ -149,10 +179,14 @@ class Search:
             for recorded in batch
             if recorded.stream.startswith((WORKFLOW, AGENT)) and not isinstance(recorded.event, WORDLESS)
         ]
-        changes = Changes(await self._load(connection, mine))
+        if not mine:
+            return
+        changes = Changes(await self._load(connection, mine), await _last(connection))
         for stream, recorded in mine:
             changes.fold(stream, recorded)
-        await store(connection, SQL["store"], [document.index() for document in changes.changed.values()])
+        for some in _some(changes.changed.values()):
+            # A plan of thousands of long texts takes seconds to cut into words: others go on meanwhile.
+            await store(connection, SQL["store"], await asyncio.to_thread(_indexed, some))
 
     async def _load(self, connection: Connection, mine: list[tuple[str, Recorded]]) -> dict[Key, dict[str, Document]]:
         """The documents that these events change, unless they make them."""
@@ -170,3 +204,20 @@ def _key(workflow: str, recorded: Recorded) -> Key:
     """Of the documents that the event may change."""
     event: Any = recorded.event
     return (workflow, getattr(event, "task", "")) if workflow else ("", event.agent)
+
+
+def _some(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """All of them, STORED_CHARACTERS at a time."""
+    some, characters = list[Document](), 0
+    for document in documents:
+        some.append(document)
+        characters += sum(len(text) for _, text in document.texts)
+        if characters > STORED_CHARACTERS:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def _indexed(documents: list[Document]) -> list[Indexed]:
+    return [indexed(document) for document in documents]

@@ -1,7 +1,8 @@
--- create: what can be found. `words` are made by `search_text`, with one lexeme `field:value` for each field.
--- There is no index by which to go through documents in their order: a query always goes through those of its words.
+-- create: what can be found, numbered in the order in which it was made. `words` is made of texts that `search_text` has
+-- cut into words, with one lexeme `field:value` for each field; it is read whole for each rank, so it is not compressed.
 CREATE TABLE search_documents (
-    id       bigint NOT NULL,   -- position of the event that made it, and its place among those of that event
+    number   bigint PRIMARY KEY,
+    position bigint NOT NULL,   -- of the event that made it
     type     text NOT NULL,
     workflow text NOT NULL,     -- '' of an agent
     task     text NOT NULL,     -- '' of a workflow; of an agent its name
@@ -12,42 +13,56 @@ CREATE TABLE search_documents (
     agents   json NOT NULL,
     failures json NOT NULL,
     texts    json NOT NULL,     -- pairs of where and what
-    words    tsvector NOT NULL,
-    PRIMARY KEY (workflow, task, name)
+    words    tsvector NOT NULL
 );
+ALTER TABLE search_documents ALTER COLUMN words SET STORAGE EXTERNAL;
+CREATE INDEX search_subjects ON search_documents (workflow, task);
 CREATE INDEX search_words ON search_documents USING gin (words) WITH (gin_pending_list_limit = 1024)
 
 -- drop: all of it.
 DROP TABLE IF EXISTS search_documents
 
+-- last: the number of the newest document.
+SELECT coalesce(max(number), 0) FROM search_documents
+
 -- load: the documents of these workflows, tasks and agents, with the asks that are open.
 SELECT json_agg(json_build_object(
-    'id', id, 'type', type, 'workflow', workflow, 'task', task, 'name', name, 'title', title, 'status', status,
-    'role', role, 'agents', agents, 'failures', failures, 'texts', texts))::text
+    'number', number, 'position', position, 'type', type, 'workflow', workflow, 'task', task, 'name', name,
+    'title', title, 'status', status, 'role', role, 'agents', agents, 'failures', failures, 'texts', texts))::text
 FROM unnest(%(workflows)s::text[], %(tasks)s::text[]) AS wanted (workflow, task)
 JOIN search_documents USING (workflow, task)
 WHERE type <> 'ask' OR status = 'open'
 
 -- store: new rows and changed ones.
-INSERT INTO search_documents SELECT * FROM json_populate_recordset(NULL::search_documents, %(rows)s)
-ON CONFLICT (workflow, task, name) DO UPDATE SET
+INSERT INTO search_documents
+SELECT number, position, type, workflow, task, name, title, status, role, agents, failures, texts,
+       setweight(to_tsvector('simple', a), 'A') || setweight(to_tsvector('simple', b), 'B')
+       || setweight(to_tsvector('simple', c), 'C') || to_tsvector('simple', d) || array_to_tsvector(facts)
+FROM json_to_recordset(%(rows)s) AS new (
+    number bigint, position bigint, type text, workflow text, task text, name text, title text, status text, role text,
+    agents json, failures json, texts json, a text, b text, c text, d text, facts text[])
+ON CONFLICT (number) DO UPDATE SET
     title = excluded.title, status = excluded.status, role = excluded.role, agents = excluded.agents,
     failures = excluded.failures, texts = excluded.texts, words = excluded.words
 
--- find: a page, by rank, of the newest that match. `least` is the oldest of these, if there may be older ones.
-WITH newest AS MATERIALIZED (
-    SELECT id, ctid AS place FROM search_documents
-    WHERE words @@ %(all)s::tsquery AND id <= %(newest)s
-    ORDER BY id DESC LIMIT %(window)s),
+-- find: of the documents from `least` to `newest` the newest that match, and of these a page by rank.
+WITH asked AS MATERIALIZED (
+    SELECT to_tsquery('simple', %(ranked)s) AS ranked),
+matching AS MATERIALIZED (
+    SELECT number FROM search_documents
+    WHERE words @@ (to_tsquery('simple', %(words)s) && %(facts)s::tsquery)
+      AND number BETWEEN %(least)s AND %(newest)s
+    ORDER BY number DESC LIMIT %(window)s),
 ranked AS MATERIALIZED (
-    SELECT newest.*, (coalesce(ts_rank(words, %(ranked)s::tsquery), 0) * 1e6)::bigint AS rank
-    FROM newest JOIN search_documents AS found ON found.ctid = newest.place),
+    SELECT number, (ts_rank(words, asked.ranked) * 1e6)::bigint AS rank
+    FROM asked, matching JOIN search_documents AS found USING (number)),
 page AS MATERIALIZED (
-    SELECT * FROM ranked WHERE (rank, id) < (%(rank)s, %(id)s) ORDER BY rank DESC, id DESC LIMIT %(limit)s)
+    SELECT * FROM ranked WHERE (rank, number) < (%(rank)s, %(number)s) ORDER BY rank DESC, number DESC LIMIT %(limit)s)
 SELECT json_build_object(
-    'least', (SELECT CASE WHEN count(*) = %(window)s THEN min(id) END FROM newest),
+    'matching', (SELECT count(*) FROM matching),
+    'oldest', (SELECT min(number) FROM matching),
     'documents', (SELECT coalesce(json_agg(json_build_object('rank', rank, 'document', json_build_object(
-        'id', found.id, 'type', type, 'workflow', workflow, 'task', task, 'name', name, 'title', title,
-        'status', status, 'role', role, 'agents', agents, 'failures', failures, 'texts', texts))
-        ORDER BY rank DESC, page.id DESC), '[]')
-        FROM page JOIN search_documents AS found ON found.ctid = page.place))::text
+        'number', number, 'position', position, 'type', type, 'workflow', workflow, 'task', task, 'name', name,
+        'title', title, 'status', status, 'role', role, 'agents', agents, 'failures', failures, 'texts', texts))
+        ORDER BY rank DESC, number DESC), '[]')
+        FROM page JOIN search_documents AS found USING (number)))::text

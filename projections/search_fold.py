@@ -1,8 +1,10 @@
 """How each event changes the documents that can be found: a workflow, a task, an ask or an agent is one each."""
 
-from typing import Any, Self
+from typing import Any
 
 import msgspec
+from msgspec import convert
+from msgspec.structs import asdict
 
 from domain.events import (
     AgentDrained,
@@ -38,27 +40,25 @@ from domain.outcome import Failure, Result
 from domain.plan import Task
 from ledger.recorded import Recorded
 from projections.search_query import DocumentStatus, DocumentType
-from projections.search_text import fact, vector
+from projections.search_text import fact, lexed
 
 TITLE_CHARACTERS = 500
 TEXT_CHARACTERS = 4_000
 DOCUMENT_CHARACTERS = 16_000
 """Of all its texts; of what is too much the oldest goes, but not what it was told to do."""
 
-WEIGHTS = {"error": "B", "answer": "B", "description": "C", "result": "C", "reason": "C"}
-"""How much a word counts by where it stands: A most. Anything else is D."""
+WEIGHTS = {"error": "b", "answer": "b", "description": "c", "result": "c", "reason": "c"}
+"""How much a word counts by where it stands: most in a title (a). Anything else is d."""
 STANDING = ("description", "inputs")
-PLACES = 20
-"""Bits of an id that tell apart the documents of one event; those above are its position."""
-
 Key = tuple[str, str]
 
 
 class Document(msgspec.Struct, gc=False):
-    """`name` is that of an ask or an agent. `texts` are pairs: where it stands, and what it says. `words` are made of
-    all that when it is written, as Postgres reads a `tsvector`; one that was read has none."""
+    """`name` is that of an ask or an agent. `texts` are pairs: where it stands, and what it says. Documents are
+    numbered in the order in which they were made, by an event at `position`."""
 
-    id: int
+    number: int
+    position: int
     type: DocumentType
     workflow: str
     task: str
@@ -69,7 +69,6 @@ class Document(msgspec.Struct, gc=False):
     agents: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     texts: tuple[tuple[str, str], ...] = ()
-    words: str = ""
 
     def says(self, where: str, text: str) -> None:
         text = text[:TEXT_CHARACTERS].replace("\0", "\ufffd").strip()  # as Postgres will have it
@@ -82,23 +81,35 @@ class Document(msgspec.Struct, gc=False):
             kept.remove(oldest)
         self.texts = tuple(kept)
 
-    def index(self) -> Self:
-        texts = [("A", self.title), ("A", self.name or self.task or self.workflow)]
-        texts += [(WEIGHTS.get(where, "D"), text) for where, text in self.texts]
-        named = {"type": self.type, "status": self.status, "role": self.role, "workflow": self.workflow}
-        facts = [fact(field, value) for field, value in named.items() if value]
-        facts += [fact("task", self.task)] if self.type in ("task", "ask") else []
-        facts += [fact("agent", agent) for agent in self.agents]
-        facts += [fact("failure", failure) for failure in self.failures]
-        self.words = vector(texts, facts)
-        return self
+
+class Indexed(Document, gc=False):
+    """As it is written: with the words of its texts by what they weigh, and its fields."""
+
+    a: str = ""
+    b: str = ""
+    c: str = ""
+    d: str = ""
+    facts: tuple[str, ...] = ()
+
+
+def indexed(it: Document) -> Indexed:
+    texts: dict[str, list[str]] = {"a": [it.title, it.name or it.task or it.workflow]}
+    for where, text in it.texts:
+        texts.setdefault(WEIGHTS.get(where, "d"), []).append(text)
+    named = {"type": it.type, "status": it.status, "role": it.role, "workflow": it.workflow}
+    named |= {"task": it.task} if it.type in ("task", "ask") else {}
+    facts = [fact(field, value) for field, value in named.items() if value]
+    facts += [*(fact("agent", agent) for agent in it.agents), *(fact("failure", failure) for failure in it.failures)]
+    words = {weight: lexed(" . ".join(some)) for weight, some in texts.items()}
+    return convert(asdict(it) | words | {"facts": facts}, Indexed)
 
 
 class Changes:
     """Folds events into the documents it is given, by workflow and task and then by name, and knows which differ now."""
 
-    def __init__(self, documents: dict[Key, dict[str, Document]]) -> None:
-        self._documents = documents
+    def __init__(self, documents: dict[Key, dict[str, Document]], last: int) -> None:
+        """`last` is the number of the newest document there is."""
+        self._documents, self._last = documents, last
         self.changed: dict[int, Document] = {}
 
     def fold(self, stream: str, recorded: Recorded) -> None:
@@ -106,14 +117,14 @@ class Changes:
         event, position = recorded.event, recorded.position
         match event:
             case WorkflowStarted(plan=plan):
-                it = self._new(position, 0, "workflow", stream, "", "", plan.title)
+                it = self._new(position, "workflow", stream, "", "", plan.title)
                 it.says("description", plan.objective)
-                for place, spec in enumerate(plan.tasks, 1):
-                    self._create(stream, position, place, spec)
+                for spec in plan.tasks:
+                    self._create(stream, position, spec)
             case TaskAdded(spec=spec):
-                self._create(stream, position, 0, spec)
+                self._create(stream, position, spec)
             case TaskBranched(branch=branch, debug=debug):
-                it = self._create(stream, position, 0, branch)
+                it = self._create(stream, position, branch)
                 it.says("reason", debug.reason)
             case TaskEdited(task=task, spec=spec):
                 self._describe(self._task(stream, task), spec)
@@ -153,7 +164,7 @@ class Changes:
             case TaskNoted(task=task, key=key, value=value):
                 self._task(stream, task).says("note", f"{key}: {_plain(value)}")
             case AskOpened(task=task, ask=ask):
-                it = self._new(position, 0, "ask", stream, task, ask, event.question or event.kind)
+                it = self._new(position, "ask", stream, task, ask, event.question or event.kind)
                 it.role = self._task(stream, task).role
                 it.says("payload", _plain(event.content))
                 it.says("payload", " ".join((event.kind.replace("_", " "), *event.options)))
@@ -180,8 +191,8 @@ class Changes:
                 self._over(stream, "cancelled", f"{by} {reason}")
             case AgentJoined(agent=agent):
                 known = self._documents.get(("", agent), {}).get(agent)
-                it = known or self._new(position, 0, "agent", "", agent, agent, agent)
-                self.changed[it.id] = it
+                it = known or self._new(position, "agent", "", agent, agent, agent)
+                self.changed[it.number] = it
                 it.status, it.role, it.agents = "here", event.role, (agent,)
                 it.texts = ()
                 it.says("description", " ".join((event.role, *event.capabilities, event.version)))
@@ -194,15 +205,15 @@ class Changes:
             case AgentLeft(agent=agent):
                 self._named("", agent, agent).status = "left"
 
-    def _new(
-        self, position: int, place: int, type: DocumentType, workflow: str, task: str, name: str, title: str
-    ) -> Document:
-        it = Document(position << PLACES | place, type, workflow, task, name, title[:TITLE_CHARACTERS], "open")
-        self._documents.setdefault((workflow, task), {})[name] = self.changed[it.id] = it
+    def _new(self, position: int, type: DocumentType, workflow: str, task: str, name: str, title: str) -> Document:
+        self._last += 1
+        title = title[:TITLE_CHARACTERS].replace("\0", "\ufffd")
+        it = Document(self._last, position, type, workflow, task, name, title, "open")
+        self._documents.setdefault((workflow, task), {})[name] = self.changed[it.number] = it
         return it
 
-    def _create(self, workflow: str, position: int, place: int, spec: Task) -> Document:
-        it = self._new(position, place, "task", workflow, spec.id, "", spec.title or spec.id)
+    def _create(self, workflow: str, position: int, spec: Task) -> Document:
+        it = self._new(position, "task", workflow, spec.id, "", spec.title or spec.id)
         self._describe(it, spec)
         return it
 
@@ -216,7 +227,7 @@ class Changes:
         it = self._documents.get((workflow, task), {}).get(name)
         if it is None:
             raise LookupError(f"search knows no {name or task or workflow} of {workflow}/{task}")
-        self.changed[it.id] = it
+        self.changed[it.number] = it
         return it
 
     def _task(self, workflow: str, task: str) -> Document:
@@ -232,7 +243,7 @@ class Changes:
         it.status = status
         for ask in self._documents[it.workflow, it.task].values():
             if ask.type == "ask" and ask.status == "open":
-                self.changed[ask.id] = ask
+                self.changed[ask.number] = ask
                 ask.status = "voided"
 
     def _over(self, workflow: str, status: DocumentStatus, reason: str) -> None:

@@ -9,7 +9,7 @@ import re
 from typing import Literal, NamedTuple, get_args
 
 from domain.failures import FAILURE_TYPES
-from projections.search_text import Term, fact, quoted, words
+from projections.search_text import Term, fact, quoted, term
 
 DocumentType = Literal["workflow", "task", "ask", "agent"]
 DocumentStatus = Literal[
@@ -34,11 +34,12 @@ class BadQuery(ValueError):
 
 
 class Query(NamedTuple):
-    """`all` is what a document has to match, `ranked` what its rank is made of (None: nothing is); both as Postgres
-    reads a `tsquery`. `terms` are the words that are marked."""
+    """What a document has to match: `words` as `to_tsquery` reads it, `facts` as a `tsquery`, either may be empty.
+    `ranked` are the words that its rank is made of, `terms` those that are marked."""
 
-    all: str
-    ranked: str | None
+    words: str
+    facts: str
+    ranked: str
     terms: tuple[Term, ...]
 
 
@@ -47,33 +48,30 @@ def parse(text: str) -> Query:
     if len(text) > LONGEST_QUERY:
         raise BadQuery(f"at most {LONGEST_QUERY} characters, not {len(text)}")
     text = text.encode("utf-8", "replace").decode()
-    wanted, unwanted, terms = list[str](), list[str](), list[Term]()
+    said: dict[str, list[str]] = {"words": [], "facts": []}
+    positive, terms = 0, list[Term]()
     for found in _TERM.finditer(text):
-        said, field = found["word"] if found["phrase"] is None else found["phrase"], found["field"]
+        value, field = found["word"] if found["phrase"] is None else found["phrase"], found["field"]
         if field:
-            lexeme = _fact(field.lower(), said)
-        elif term := _term(said, begun=found["phrase"] is None and said.endswith("*")):
-            lexeme = _phrase(term)
-            terms += [] if found["no"] else [term]
+            operand = _fact(field.lower(), value)
+        elif one := term(value, begun=found["phrase"] is None and value.endswith("*")):
+            operand = _phrase(one)
+            terms += [] if found["no"] else [one]
         else:
             continue
-        (unwanted if found["no"] else wanted).append(lexeme)
-    if not wanted:
+        positive += not found["no"]
+        said["facts" if field else "words"].append(f"!{operand}" if found["no"] else operand)
+    if not positive:
         raise BadQuery("names nothing to look for: at least one word, \"phrase\", prefix* or field:value without a '-'")
-    if len(wanted) + len(unwanted) > MOST_TERMS:
-        raise BadQuery(f"at most {MOST_TERMS} terms, not {len(wanted) + len(unwanted)}")
-    ranked = " & ".join(_phrase(term) for term in terms)
-    return Query(" & ".join((*wanted, *(f"!{one}" for one in unwanted))), ranked or None, tuple(terms))
+    if (many := sum(map(len, said.values()))) > MOST_TERMS:
+        raise BadQuery(f"at most {MOST_TERMS} terms, not {many}")
+    words, facts, ranked = (" & ".join(some) for some in (*said.values(), map(_phrase, terms)))
+    return Query(words, facts, ranked, tuple(terms))
 
 
-def _term(said: str, *, begun: bool) -> Term | None:
-    found = tuple(word.text for word in words(said) if not word.whole)
-    return Term(found, begun) if found else None
-
-
-def _phrase(term: Term) -> str:
-    lexemes = [quoted(word) for word in term.words]
-    return f"({' <-> '.join(lexemes)}{':*' if term.begun else ''})"
+def _phrase(one: Term) -> str:
+    operands = [quoted(word) for word in one.words]
+    return f"({' <-> '.join(operands)}{':*' if one.begun else ''})"
 
 
 def _fact(field: str, value: str) -> str:

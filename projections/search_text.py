@@ -6,27 +6,23 @@ configuration. The same rules make the index, the query and what is marked in a 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-LONGEST_WORD = 200
-"""Characters; what is longer is cut, here as in a query."""
 SNIPPET_CHARACTERS = 160
 
 _EACH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 """Scripts that are written without spaces: every character is a word."""
-_RUN = re.compile(f"[{_EACH}]|[^\\W_{_EACH}]+")
+_RUN = re.compile(f"[{_EACH}]|[^\\W_{_EACH}]{{1,200}}")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class Word(NamedTuple):
-    """`text` is in lower case; it stands from `start` to `end`, as the `position`-th. A `whole` has parts after it."""
+    """`text` is in lower case; it stands from `start` to `end`."""
 
     text: str
-    position: int
     start: int
     end: int
-    whole: bool = False
 
 
 class Term(NamedTuple):
@@ -39,43 +35,41 @@ class Term(NamedTuple):
         return word in self.words or (self.begun and word.startswith(self.words[-1]))
 
 
-def words(text: str, after: int = 0) -> Iterator[Word]:
-    """All of a text; the first has the position `after` + 1."""
-    position = after
+def lexed(text: str) -> str:
+    """The words of a text in lower case and nothing else, as Postgres is to index it: parts in their order, then what
+    has several of them whole."""
+    parts = _HUMP.sub(" ", text)
+    found = _RUN.findall(parts)
+    if len(parts) != len(text):
+        found += [run for run in _RUN.findall(text) if _HUMP.search(run)]
+    return " ".join(found).lower()
+
+
+def words(text: str) -> Iterator[Word]:
+    """All parts, and what has several of them whole, where they stand."""
     for run in _RUN.finditer(text):
-        found, start = run[0], run.start()
-        lower = found.lower()
-        position += 1
-        if found[1:] == lower[1:] or found.isupper() or len(parts := _HUMP.split(found)) == 1:
-            yield Word(lower[:LONGEST_WORD], position, start, run.end())
-            continue
-        yield Word(lower[:LONGEST_WORD], position, start, run.end(), whole=True)
-        for number, part in enumerate(parts):
-            position += number > 0
-            yield Word(part.lower()[:LONGEST_WORD], position, start, start + len(part))
-            start += len(part)
+        yield Word(run[0].lower(), run.start(), run.end())
+        if _HUMP.search(run[0]):
+            start = run.start()
+            for part in _HUMP.split(run[0]):
+                yield Word(part.lower(), start, start + len(part))
+                start += len(part)
 
 
-def vector(texts: Iterable[tuple[str, str]], facts: Iterable[str]) -> str:
-    """A `tsvector` as Postgres reads it: of texts, each with its weight (A to D) before it, and of facts as they are."""
-    found: dict[str, list[str]] = {}
-    after = 0
-    for weight, text in texts:
-        for word in words(text, after):
-            found.setdefault(word.text, []).append(f"{word.position}{weight}")
-            after = word.position
-        after += 1  # the last word of a text does not stand next to the first of another
-    lexemes = [f"'{word}':{','.join(places)}" for word, places in found.items()]
-    return " ".join((*lexemes, *(quoted(fact) for fact in facts)))
+def term(said: str, *, begun: bool = False) -> Term | None:
+    """What is looked for when somebody says this; None if there is no word in it."""
+    found = tuple(run.lower() for run in _RUN.findall(_HUMP.sub(" ", said)))
+    return Term(found, begun) if found else None
 
 
 def fact(field: str, value: str) -> str:
     """A lexeme that no text has: every field of a document is one."""
-    return f"{field}:{value.lower()[:LONGEST_WORD]}"
+    return f"{field}:{value.lower()[:200]}".replace("\0", "\ufffd")
 
 
 def quoted(lexeme: str) -> str:
-    return "'" + lexeme.replace("\0", "\ufffd").replace("\\", "\\\\").replace("'", "''") + "'"
+    """As an operand of a `tsquery`."""
+    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def snippet(text: str, terms: Sequence[Term]) -> tuple[int, list[str]]:
@@ -83,7 +77,8 @@ def snippet(text: str, terms: Sequence[Term]) -> tuple[int, list[str]]:
 
     The second piece, and every other one from there, is what was looked for.
     """
-    hits = [word for word in words(text) if any(term.holds(word.text) for term in terms)]
+    found = [word for word in words(text) if any(term.holds(word.text) for term in terms)]
+    hits = [word for n, word in enumerate(found) if not n or word.start >= found[n - 1].end]  # a whole hides its parts
     best, count = 0, 0
     seen: list[Word] = []
     for hit in hits:  # the window that ends with this one

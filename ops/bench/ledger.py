@@ -40,7 +40,7 @@ Show = Callable[[dict[str, Any]], None]
 async def main(events: int, show: Show) -> int:
     """`events` is how large the ledger is filled to see that an append's cost does not grow."""
     show({"bench": "this machine", **await asyncio.to_thread(machine)})
-    async with _servers() as servers:
+    async with fresh_servers() as servers:
         dsn, nats_url = servers.database_url, servers.nats_url
         async with Bus.connect(nats_url, name="bench") as bus:
             raw = await limits(dsn, bus)
@@ -145,7 +145,7 @@ async def _fill(ledger: Ledger, number: int) -> None:
 
 
 @asynccontextmanager
-async def _servers() -> AsyncIterator[Embedded]:
+async def fresh_servers() -> AsyncIterator[Embedded]:
     folder = Path(tempfile.mkdtemp(prefix="cairn-bench-"))
     folder.chmod(0o711)
     servers = Embedded(folder, tell=lambda _: None)
