@@ -168,6 +168,15 @@ def workflow(id: str, at_least: int | None) -> Call:
     return Call("GET", _query(f"{API}/workflows/{quote(id, safe='')}", at_least=at_least))
 
 
+def timeline(id: str, after: int, at_least: int | None) -> Call:
+    path = _query(f"{API}/workflows/{quote(id, safe='')}/timeline", limit=1_000, after=after, at_least=at_least)
+    return Call("GET", path)
+
+
+def search(words: str, limit: int, after: str | None, at_least: int | None) -> Call:
+    return Call("GET", _query(f"{API}/search", q=words, limit=limit, after=after, at_least=at_least))
+
+
 def events(after: int, workflow: str | None, type: str | None, follow: bool) -> Call:
     path = _query(f"{API}/events", after=after, workflow=workflow, type=type, follow="1" if follow else None)
     return Call("GET", path, headers={"Accept": "application/x-ndjson"})

@@ -24,6 +24,8 @@ from gateway.plans import Plans
 from gateway.problems import problems
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
+from gateway.search import Searches
+from gateway.timeline import Timelines
 from gateway.workflows import Workflows
 from handlers.execute import Executor
 from handlers.slots import Slots
@@ -33,7 +35,7 @@ from ledger.postgres import Pool
 from projections.project import Projection
 
 RESOURCES: tuple[type[Resource], ...] = (
-    Workflows, Plans, Acts, Budgets, Asks, Line, Agents, Events, Health, Metrics,
+    Workflows, Timelines, Plans, Acts, Budgets, Asks, Line, Agents, Events, Searches, Health, Metrics,
 )  # fmt: skip
 ROUTES: tuple[Route, ...] = tuple(route for resource in RESOURCES for route in resource.routes)
 """All there are, as they are described to others."""
@@ -44,7 +46,7 @@ def application(
     executor: Executor,
     ledger: Ledger,
     board: Projection,
-    views: Sequence[Projection] = (),
+    views: Sequence[Projection],
     pool: Pool,
     bus: Bus,
     agents: Agents,
@@ -57,7 +59,7 @@ def application(
     hosts: Collection[str] = (),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
-    `views` are all that are projected, which readiness tells of.
+    `views` are all that are projected: those that are asked for by name, and readiness tells of each.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
     most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
@@ -65,9 +67,11 @@ def application(
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     commands, events = Commands(executor, ledger), Events(ledger)
+    named = {projection.view.name: projection for projection in views}
     serve(
         app,
         Workflows(executor, ledger, board, lease_seconds, prices, slots, max_queued),
+        Timelines(ledger, named["timeline"]),
         Plans(),
         Acts(commands),
         Budgets(commands),
@@ -75,7 +79,8 @@ def application(
         *([Line(slots)] if slots else []),
         agents,
         events,
-        Health(ledger, bus, views or (board,), pool, version),
+        Searches(named["search"]),
+        Health(ledger, bus, views, pool, version),
         Metrics(pool, version),
     )
     app.on_response_prepare.append(_protect)

@@ -45,10 +45,14 @@ from ops.garbage import collect_seldom
 from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
 from projections.board import Board
-from projections.project import Projection
+from projections.project import Projection, View
 from projections.recovery import Recovery
+from projections.search import Search
+from projections.timeline import Timeline
 
-READERS = 6
+VIEWS: tuple[Callable[[], View], ...] = (Board, Recovery, Timeline, Search)
+READERS = 4
+"""Connections beside those of the views, each of which keeps one."""
 PORTS = 20
 """Ports that are tried, from the configured one on."""
 SHUTDOWN_SECONDS = 1.0
@@ -98,10 +102,12 @@ async def up(
             Ledger.open(servers.database_url, tenant=settings.tenant, bus=bus, archive=settings.archive)
         )
         starting = None
-        readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
+        readers = await stack.enter_async_context(
+            pool(servers.database_url, settings.tenant, size=READERS + len(VIEWS), views=True)
+        )
         executor = Executor(ledger)
-        board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-        views = (board, recovery)
+        views = tuple(Projection(readers, view()) for view in VIEWS)
+        board, recovery = views[:2]
         for projection in views:
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)

@@ -37,11 +37,16 @@ __all__ = ["BadQuery", "Cursor", "Hit", "Search", "parse", "search"]
 
 WORKFLOW, AGENT = "workflow-", "agent-"
 SQL = statements("search")
+_FIND = SQL.pop("find")
+SQL |= {
+    "find_newest": _FIND.replace("{number}", "number"),
+    "find_all": _FIND.replace("{number}", "number + 0"),  # which no index has: only that of the words is left
+}
 WINDOW = 1_000
 """Documents that match, of which the best come first; so many are ranked."""
 LARGEST = 2**63 - 1
-REACHES = (1_000, 10_000, 100_000, LARGEST)
-"""How many documents a window has: the fewest that are enough for a page."""
+REACH = 1_000
+"""Documents that a first window has. If they are not enough for a page what is looked for is no common word."""
 CURSOR_PATTERN = r"[0-9]{1,19}(?:\.[0-9]{1,19}){3}"
 STORED_CHARACTERS = 1_000_000
 """Of documents that one statement writes."""
@@ -120,11 +125,11 @@ async def search(
     """A page, and after what the next one begins; None if there is none. A page may have fewer than `limit`."""
     newest = min(after.newest, await _last(connection))
     given = {**query._asdict(), "newest": newest, "rank": after.rank, "number": after.number, "limit": limit + 1}
-    for reach in (0,) if after.least else REACHES:
-        least = after.least or max(1, newest - reach + 1)
+    least = after.least or max(1, newest - REACH + 1)
+    page = await _page(connection, given | {"least": least, "window": WINDOW})
+    if page.matching <= limit and least > 1 and not after.least:
+        least = 1
         page = await _page(connection, given | {"least": least, "window": WINDOW})
-        if page.matching > limit:
-            break
     if page.matching == WINDOW and page.oldest:
         least = page.oldest  # the rest of the window was not looked at
     found = page.documents[:limit]
@@ -137,8 +142,12 @@ async def search(
 
 
 async def _page(connection: Connection, given: dict[str, Any]) -> _Page:
-    """Planned for these very words: how often each of them is there decides how it is done."""
-    found = await (await connection.execute(SQL["find"], given, prepare=False)).fetchone()
+    """Postgres reckons what it takes to read a row, not what it takes to read its words, which are kept apart: it would
+    go through the words of all documents where a look into their index tells which few there are."""
+    async with connection.transaction():
+        await connection.execute("SET LOCAL enable_seqscan = off")
+        name = "find_newest" if given["newest"] - given["least"] < REACH else "find_all"
+        found = await (await connection.execute(SQL[name], given, prepare=False)).fetchone()
     assert found
     return _PAGE.decode(found[0])
 

@@ -45,14 +45,15 @@ ON CONFLICT (number) DO UPDATE SET
     title = excluded.title, status = excluded.status, role = excluded.role, agents = excluded.agents,
     failures = excluded.failures, texts = excluded.texts, words = excluded.words
 
--- find: of the documents from `least` to `newest` the newest that match, and of these a page by rank.
+-- find: of the documents from `least` to `newest` the newest that match, and of these a page by rank. In the place of
+-- {number} stands how the range is asked for.
 WITH asked AS MATERIALIZED (
     SELECT to_tsquery('simple', %(ranked)s) AS ranked),
 matching AS MATERIALIZED (
     SELECT number FROM search_documents
     WHERE words @@ (to_tsquery('simple', %(words)s) && %(facts)s::tsquery)
-      AND number BETWEEN %(least)s AND %(newest)s
-    ORDER BY number DESC LIMIT %(window)s),
+      AND {number} BETWEEN %(least)s AND %(newest)s
+    ORDER BY {number} DESC LIMIT %(window)s),
 ranked AS MATERIALIZED (
     SELECT number, (ts_rank(words, asked.ranked) * 1e6)::bigint AS rank
     FROM asked, matching JOIN search_documents AS found USING (number)),

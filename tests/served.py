@@ -34,9 +34,8 @@ from ledger.postgres import Pool, pool
 from ledger.stream import streams_of
 from ops.adapters import Timers
 from ops.embedded import Embedded
-from projections.board import Board
+from ops.serve import VIEWS
 from projections.project import Projection
-from projections.recovery import Recovery
 
 TOKEN = "a-token-for-tests"
 PLAN: dict[str, Any] = {"id": "demo", "title": "Demo", "tasks": [{"id": "a"}, {"id": "b", "dependencies": ["a"]}]}
@@ -49,6 +48,7 @@ class Served(NamedTuple):
     executor: Executor
     board: Projection
     recovery: Projection
+    views: tuple[Projection, ...]
     pool: Pool
     bus: Bus
     where: Connection
@@ -56,7 +56,7 @@ class Served(NamedTuple):
 
     def application(self, **more: Any) -> web.Application:
         return application(
-            executor=self.executor, ledger=self.ledger, board=self.board, views=(self.board, self.recovery),
+            executor=self.executor, ledger=self.ledger, board=self.board, views=self.views,
             pool=self.pool, bus=self.bus, agents=self.agents, token=TOKEN, version="0.0.test", **more,
         )  # fmt: skip
 
@@ -83,16 +83,17 @@ async def served(
         async with Bus.connect(nats_url, name="test-gateway") as bus:
             async with (
                 Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
-                pool(postgres_url, tenant, size=6, views=True) as readers,
+                pool(postgres_url, tenant, size=4 + len(VIEWS), views=True) as readers,
             ):
-                board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-                for view in (board, recovery):
+                views = tuple(Projection(readers, view()) for view in VIEWS)
+                board, recovery = views[:2]
+                for view in views:
                     await view.install()
-                projecting = [asyncio.create_task(view.run(ledger)) for view in (board, recovery)]
+                projecting = [asyncio.create_task(view.run(ledger)) for view in views]
                 where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
                 executor = Executor(ledger)
                 agents = _agents(executor, ledger, board, readers, bus, nats_url)
-                system = Served("", ledger, executor, board, recovery, readers, bus, where, agents)
+                system = Served("", ledger, executor, board, recovery, views, readers, bus, where, agents)
                 async with listening(system) as url:
                     where = msgspec.structs.replace(where, url=url)
                     yield system._replace(url=url, where=where)

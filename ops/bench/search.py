@@ -20,7 +20,7 @@ from ledger.ledger import Ledger
 from ledger.postgres import pool
 from ledger.recorded import Recorded
 from ops.bench.ledger import fresh_servers
-from ops.bench.usage import machine
+from ops.bench.usage import cpu_seconds, machine
 from projections.project import Projection
 from projections.search import Cursor, Search, parse, search
 
@@ -55,6 +55,7 @@ async def main(tasks: int, show: Show) -> int:
             view = Search()
             await Projection(connections, view).install()
             events, begun = 0, time.perf_counter()
+            ours = time.process_time()
             async with connections.connection() as connection:
                 happened = _events(tasks)
                 while batch := list(islice(happened, BATCH_EVENTS)):
@@ -66,20 +67,27 @@ async def main(tasks: int, show: Show) -> int:
                 sizes = "SELECT count(*), pg_total_relation_size('search_documents') FROM search_documents"
                 found = await (await connection.execute(sizes)).fetchone()
                 assert found
-                figures = {"documents": found[0], "mb": round(found[1] / 1e6), "events_per_s": round(events / seconds)}
+                server = connection.info.backend_pid
+                figures = {
+                    "documents": found[0], "mb": round(found[1] / 1e6), "events_per_s": round(events / seconds),
+                    "cpu_us_per_event": {"own": round((time.process_time() - ours) / events * 1e6),
+                                         "postgres": round(cpu_seconds(server)["own"] / events * 1e6)},
+                }  # fmt: skip
                 show({"bench": "search, folded", "tasks": tasks, **figures})
                 for name, text in QUERIES.items():
                     query, took = parse(text), []
+                    used = time.process_time() + cpu_seconds(server)["own"]
                     for _ in range(TURNS):
                         begun = time.perf_counter()
                         hits, following = await search(connection, query)
                         took.append((time.perf_counter() - begun) * 1e3)
+                    used = time.process_time() + cpu_seconds(server)["own"] - used
                     begun = time.perf_counter()
                     await search(connection, query, after=following or Cursor())
                     second = (time.perf_counter() - begun) * 1e3
                     show({
                         "bench": f"search, {name}", "hits": len(hits), "p50_ms": round(statistics.median(took), 1),
-                        "worst_ms": round(max(took), 1), "next_page_ms": round(second, 1),
+                        "worst_ms": round(max(took), 1), "next_page_ms": round(second, 1), "cpu_ms": round(used / TURNS * 1e3, 1),
                     })  # fmt: skip
     return 0
 
