@@ -48,7 +48,7 @@ LARGEST = 2**63 - 1
 REACH = 1_000
 """Documents that a first window has. If they are not enough for a page what is looked for is no common word."""
 CURSOR_PATTERN = r"[0-9]{1,19}(?:\.[0-9]{1,19}){3}"
-STORED_CHARACTERS = 1_000_000
+STORED_CHARACTERS = 200_000
 """Of documents that one statement writes."""
 WORDLESS = (
     CallReserved, CallSettled, ReportRefused, RetryScheduled, TaskDispatched, TaskHeld, TaskPrioritised,

@@ -122,6 +122,8 @@ def test_a_person_at_a_terminal_types_what_they_decide(person: Desk) -> None:
 def test_a_workflow_is_drawn_as_a_chart_and_found_by_what_was_said_in_it(person: Desk) -> None:
     tasks = {"id": "draw", "title": "Draw the tide_table"}, {"id": "ink", "dependencies": ["draw"]}
     person.cairn("run", person.plan("charted", *tasks, title="Tides"))
+    found = "type:workflow", "workflow:charted", "status:completed"
+    person.until(lambda: "charted" in person.cairn("search", *found).out, "the slower of the two views has it")
     chart = person.cairn("timeline", "charted").out.splitlines()
     assert chart[0].startswith("charted  Tides  completed")
     assert [(row.split()[0], "completed" in row) for row in chart[3:5]] == [("draw", True), ("ink", True)]
