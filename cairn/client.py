@@ -4,6 +4,8 @@ async with Client() as client:
     run = await client.submit(Path("plan.json"))
     async for event in client.events(run.position, workflow=run.workflow, follow=True):
         ...
+
+The file is long because every call of the interface is a method here.
 """
 
 import asyncio

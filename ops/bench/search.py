@@ -30,7 +30,7 @@ WORKFLOW_TASKS = 1_000
 BATCH_EVENTS = 1_000
 FOLDED_TASKS = 10_000
 COPIES = """INSERT INTO search_documents
-SELECT number + %(folded)s * %(copy)s, position, type, workflow || '-' || %(copy)s, task,
+SELECT number + %(folded)s::bigint * %(copy)s, position, type, workflow || '-' || %(copy)s, task,
        name, title, status, role, agents, failures, texts, words
 FROM search_documents WHERE number <= %(folded)s"""
 TURNS = 15
