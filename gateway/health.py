@@ -23,7 +23,7 @@ from ledger.ledger import Ledger
 from ledger.ports import Bus
 from ledger.postgres import Pool
 from ledger.stream import Refusal
-from projections.project import Projection
+from projections.project import PACE_SECONDS, Projection
 from projections.recovery import Recovery, standing
 
 ANSWER_SECONDS = 2.0
@@ -162,7 +162,8 @@ async def _unpublished(ledger: Ledger) -> int | None:
 def _view(head: int | None, projection: Projection) -> Check:
     halted, needed = projection.halted, projection.view.name == Recovery.name
     if halted is None:
-        return _lag(head, projection.position)
+        urgent = projection.view.pace_seconds <= PACE_SECONDS  # the others may fall behind while much happens
+        return msgspec.structs.replace(_lag(head, projection.position), needed=urgent)
     behind = None if head is None else max(0, head - projection.position)
     return Check(False, f"halted: {halted.reason}", behind, halted.position, needed)
 

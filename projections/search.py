@@ -145,8 +145,9 @@ async def _page(connection: Connection, given: dict[str, Any]) -> _Page:
     """Postgres reckons what it takes to read a row, not what it takes to read its words, which are kept apart: it would
     go through the words of all documents where a look into their index tells which few there are."""
     async with connection.transaction():
-        await connection.execute("SET LOCAL enable_seqscan = off")
-        name = "find_newest" if given["newest"] - given["least"] < REACH else "find_all"
+        few = given["newest"] - given["least"] < REACH
+        await connection.execute(SQL["plan"], {"bitmaps": "off" if few else "on"}, prepare=True)
+        name = "find_newest" if few else "find_all"
         found = await (await connection.execute(SQL[name], given, prepare=False)).fetchone()
     assert found
     return _PAGE.decode(found[0])

@@ -45,6 +45,10 @@ ON CONFLICT (number) DO UPDATE SET
     title = excluded.title, status = excluded.status, role = excluded.role, agents = excluded.agents,
     failures = excluded.failures, texts = excluded.texts, words = excluded.words
 
+-- plan: how the next statement of this transaction is done: never by going through everything; and among the newest
+-- documents not by the index of words, which for the prefix of many words takes longer than reading these few.
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', %(bitmaps)s, true)
+
 -- find: of the documents from `least` to `newest` the newest that match, and of these a page by rank. In the place of
 -- {number} stands how the range is asked for.
 WITH asked AS MATERIALIZED (

@@ -230,11 +230,11 @@ async def test_a_query_goes_through_an_index(connection: Connection, text: str) 
                  "rank": 2**60, "number": 2**60}  # fmt: skip
         find = SQL["find_newest" if least > 1 else "find_all"]
         async with connection.transaction():
-            await connection.execute("SET LOCAL enable_seqscan = off")
+            await connection.execute(SQL["plan"], {"bitmaps": "off" if least > 1 else "on"})
             rows = await (await connection.execute("EXPLAIN " + find, given, prepare=False)).fetchall()
         plan = "\n".join(row[0] for row in rows)
         assert "Seq Scan" not in plan, plan
-        assert "Index Scan" in plan
+        assert least == 1 or "Index Scan using search_documents_pkey" in plan, plan
         assert least > 1 or "Bitmap Index Scan on search_words" in plan, plan
 
 
