@@ -196,6 +196,15 @@ def workflow(id: str, at_least: int | None) -> Call:
     return Call("GET", _query(f"{API}/workflows/{quote(id, safe='')}", at_least=at_least))
 
 
+def timeline(id: str, after: int, at_least: int | None) -> Call:
+    path = _query(f"{API}/workflows/{quote(id, safe='')}/timeline", limit=1_000, after=after, at_least=at_least)
+    return Call("GET", path)
+
+
+def search(words: str, limit: int, after: str | None, at_least: int | None) -> Call:
+    return Call("GET", _query(f"{API}/search", q=words, limit=limit, after=after, at_least=at_least))
+
+
 def events(after: int, wanted: Wanted, newest_first: bool) -> Call:
     """The first page of those after a position; of those before it, if not 0, where the newest come first."""
     at = {"order": "desc", "after": after or None} if newest_first else {"after": after}

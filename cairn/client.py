@@ -197,6 +197,23 @@ class Client:
         "attempts": [], "next": task | null}`; the next page is that `after` the task `next`. At most `limit` (1,000)."""
         return await self._ask(calls.tasks(id, after, limit, at_least))
 
+    async def timeline(self, id: str, at_least: int | None = None) -> Json:
+        """What a Gantt chart is drawn from, as of at least that position: `{"workflow": {}, "tasks": []}`, each task with
+        its `intervals`, `attempts` and `asks`; times `from` and `to` in seconds since the epoch. NotFound."""
+        page = await self._ask(calls.timeline(id, 0, at_least))
+        tasks: list[Json] = page["tasks"]
+        while page["next"] is not None:
+            page = await self._ask(calls.timeline(id, page["next"], at_least))
+            tasks += page["tasks"]
+        return {"workflow": page["workflow"], "tasks": tasks}
+
+    async def search(
+        self, words: str, *, limit: int = 20, after: str | None = None, at_least: int | None = None
+    ) -> Json:
+        """A page of at most `limit` (100) of what holds these words: `{"hits": [], "next"}`, the `next` page coming `after`
+        it. `words` may be `"a phrase"`, `prefix*`, `field:value`, each with a `-` before it. Invalid says what is wrong."""
+        return await self._ask(calls.search(words, limit, after, at_least))
+
     async def events(
         self, after: int = 0, *, follow: bool = False, newest_first: bool = False, **wanted: Unpack[Wanted]
     ) -> AsyncGenerator[Json, None]:

@@ -5,7 +5,7 @@ for the view to be there. The same Idempotency-Key gets the same answer for as l
 that goes wrong is a problem document (`gateway/problems.py`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from aiohttp import web
@@ -25,7 +25,9 @@ from gateway.plans import Plans
 from gateway.problems import problems
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
+from gateway.search import Searches
 from gateway.stream import CLIENTS
+from gateway.timeline import Timelines
 from gateway.traffic import Traffic
 from gateway.trail import leave, trail
 from gateway.workflows import Workflows
@@ -37,7 +39,7 @@ from ledger.postgres import Pool
 from projections.project import Projection
 
 RESOURCES: tuple[type[Resource], ...] = (
-    Workflows, Plans, Acts, Budgets, Asks, Line, Agents, Events, Health, Metrics,
+    Workflows, Timelines, Plans, Acts, Budgets, Asks, Line, Agents, Events, Searches, Health, Metrics,
 )  # fmt: skip
 ROUTES: tuple[Route, ...] = tuple(route for resource in RESOURCES for route in resource.routes)
 """All there are, as they are described to others."""
@@ -47,8 +49,7 @@ def application(
     *,
     executor: Executor,
     ledger: Ledger,
-    board: Projection,
-    views: Sequence[Projection] = (),
+    views: Mapping[str, Projection],
     pool: Pool,
     bus: Bus,
     agents: Agents,
@@ -63,8 +64,8 @@ def application(
     hosts: Collection[str] = (),
     faults: Mapping[str, str] = MappingProxyType({}),
 ) -> web.Application:
-    """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
-    `views` are all that are projected, which readiness tells of.
+    """The gateway of one tenant. `views`, by their names, are projected elsewhere; `pool` is one of
+    `ledger.postgres.pool` with `views`.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, at most
     `max_queued` workflows wait for their place, and at most `max_streams` clients follow the events; in `sla_seconds`
@@ -75,10 +76,11 @@ def application(
     metrics = Metrics(ledger, pool, orphans, version, sla_seconds)
     app = web.Application(middlewares=[trail, problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     Traffic(metrics.registry).watch(app)
-    commands, events = Commands(executor, ledger), Events(ledger, pool, max_streams)
+    board, commands, events = views["board"], Commands(executor, ledger), Events(ledger, pool, max_streams)
     serve(
         app,
         Workflows(executor, ledger, board, lease_seconds, prices, slots, max_queued),
+        Timelines(ledger, views["timeline"]),
         Plans(),
         Acts(commands),
         Budgets(commands),
@@ -86,7 +88,8 @@ def application(
         *([Line(slots)] if slots else []),
         agents,
         events,
-        Health(ledger, bus, views or (board,), orphans, version, faults),
+        Searches(views["search"]),
+        Health(ledger, bus, tuple(views.values()), orphans, version, faults),
         metrics,
     )
     app.on_response_prepare.append(_protect)

@@ -96,6 +96,8 @@ def query(request: web.Request, kind: type[Query] = Nothing) -> Query:  # type: 
         if name in given:
             raise _bad(name, "given more than once")
         given[name] = value or ("1" if isinstance(_plain(known[name]), BoolType) else "")
+    if missing := next((field for field in _fields(kind) if field.required and field.encode_name not in given), None):
+        raise _bad(missing.encode_name, f"missing: {_wanted(missing.type)}")
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:

@@ -142,7 +142,7 @@ async def up(
             token = secrets.token_urlsafe(32)
             hide([token, *known_secrets(servers.nats_url, servers.database_url)])
             app = application(
-                executor=executor, ledger=ledger, board=board, views=tuple(views.values()), pool=readers, bus=bus, token=token,
+                executor=executor, ledger=ledger, views=views, pool=readers, bus=bus, token=token,
                 agents=Agents(settings.tenant, registry, readers, servers.admit, roster.tell_drained),
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
                 slots=slots, max_queued=settings.max_queued, max_streams=settings.max_streams,

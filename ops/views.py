@@ -7,8 +7,11 @@ from projections.event_index import EventIndex
 from projections.metrics import Metrics
 from projections.project import View
 from projections.recovery import Recovery
+from projections.search import Search
+from projections.timeline import Timeline
 
 VIEWS: dict[str, Callable[[], View]] = {
-    "board": Board, "recovery": Recovery, "metrics": Metrics, "event_index": EventIndex,
+    "board": Board, "recovery": Recovery, "timeline": Timeline, "metrics": Metrics, "event_index": EventIndex,
+    "search": Search,
 }  # fmt: skip
 """By name; an instance belongs to one projection."""

@@ -30,8 +30,11 @@ async def store(connection: AsyncConnection[Any], sql: LiteralString, rows: Iter
 
 
 def text(value: Any) -> str:
-    """JSON that Postgres can take: it has no NUL in texts, and what an agent printed may hold some."""
+    """JSON that Postgres can take: it has no NUL in texts, and what an agent printed may hold some.
+
+    What was read and is written again is the same text: the replacement stands as it is, not escaped.
+    """
     encoded = msgspec.json.encode(value)
     if b"\\u0000" in encoded:
-        encoded = _NUL.sub(rb"\1\\ufffd", encoded)
+        encoded = _NUL.sub(b"\\1\xef\xbf\xbd", encoded)
     return encoded.decode()

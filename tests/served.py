@@ -34,10 +34,8 @@ from ledger.postgres import Pool, pool
 from ledger.stream import streams_of
 from ops.adapters import Timers
 from ops.embedded import Embedded
-from projections.board import Board
-from projections.metrics import Metrics
+from ops.views import VIEWS
 from projections.project import Projection
-from projections.recovery import Recovery
 
 TOKEN = "a-token-for-tests"
 PLAN: dict[str, Any] = {"id": "demo", "title": "Demo", "tasks": [{"id": "a"}, {"id": "b", "dependencies": ["a"]}]}
@@ -48,17 +46,20 @@ class Served(NamedTuple):
     url: str
     ledger: Ledger
     executor: Executor
-    board: Projection
-    recovery: Projection
+    views: dict[str, Projection]
     pool: Pool
     bus: Bus
     where: Connection
     agents: Agents
 
+    @property
+    def board(self) -> Projection:
+        return self.views["board"]
+
     def application(self, **more: Any) -> web.Application:
         return application(
-            executor=self.executor, ledger=self.ledger, board=self.board, views=(self.board, self.recovery),
-            pool=self.pool, bus=self.bus, agents=self.agents, token=TOKEN, version="0.0.test", **more,
+            executor=self.executor, ledger=self.ledger, views=self.views, pool=self.pool, bus=self.bus,
+            agents=self.agents, token=TOKEN, version="0.0.test", **more,
         )  # fmt: skip
 
     async def head(self) -> int:
@@ -84,17 +85,16 @@ async def served(
         async with Bus.connect(nats_url, name="test-gateway") as bus:
             async with (
                 Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
-                pool(postgres_url, tenant, size=7, views=True) as readers,
+                pool(postgres_url, tenant, size=4 + len(VIEWS), views=True) as readers,
             ):
-                board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-                views = board, recovery, Projection(readers, Metrics())
-                for view in views:
+                views = {name: Projection(readers, view()) for name, view in VIEWS.items()}
+                for view in views.values():
                     await view.install()
-                projecting = [asyncio.create_task(view.run(ledger)) for view in views]
+                projecting = [asyncio.create_task(view.run(ledger)) for view in views.values()]
                 where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
                 executor = Executor(ledger)
-                agents = _agents(executor, ledger, board, readers, bus, nats_url)
-                system = Served("", ledger, executor, board, recovery, readers, bus, where, agents)
+                agents = _agents(executor, ledger, views["board"], readers, bus, nats_url)
+                system = Served("", ledger, executor, views, readers, bus, where, agents)
                 async with listening(system) as url:
                     where = msgspec.structs.replace(where, url=url)
                     yield system._replace(url=url, where=where)

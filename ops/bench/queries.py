@@ -46,9 +46,9 @@ ASKED = 40
 async def measure(events: int, asked: int = ASKED) -> list[dict[str, Any]]:
     """Fills a ledger with so many events, then asks for pages of each kind; one row of figures a kind."""
     async with AsyncExitStack() as stack:
-        servers = await stack.enter_async_context(servers())
-        ledger = await stack.enter_async_context(Ledger.open(servers.database_url, tenant="queries"))
-        readers = await stack.enter_async_context(pool(servers.database_url, "queries", size=READERS, views=True))
+        own = await stack.enter_async_context(servers())
+        ledger = await stack.enter_async_context(Ledger.open(own.database_url, tenant="queries"))
+        readers = await stack.enter_async_context(pool(own.database_url, "queries", size=READERS, views=True))
         begun = time.perf_counter()
         await _fill(ledger, events)
         filled = time.perf_counter() - begun

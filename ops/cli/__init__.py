@@ -13,6 +13,8 @@ COMMANDS = {
     "validate": "name every problem of a plan",
     "ls": "the workflows, newest first",
     "show": "one workflow: its tasks, attempts, failures, asks, commits",
+    "timeline": "one workflow as a Gantt chart: what each task waited on, and for how long",
+    "search": "full text over what was planned, said, asked, and went wrong",
     "watch": "one workflow, or all, live",
     "events": "what happened, in order",
     "asks": "what people are asked, and what it is about",

@@ -121,6 +121,22 @@ def gateway(
     return asyncio.run(main(parsed(parts), sizes, _show(output)))
 
 
+@command.command
+def search(*, tasks: int = 200_000, output: Output = "json") -> int:
+    """How long a page of what is searched for takes, over the documents of many tasks.
+
+    Parameters
+    ----------
+    tasks
+        How many.
+    output
+        json: one JSON line a figure.
+    """
+    from ops.bench.search import main
+
+    return asyncio.run(main(tasks, _show(output)))
+
+
 def _show(output: str) -> Any:
     def show(figures: dict[str, Any]) -> None:
         if output == "json":

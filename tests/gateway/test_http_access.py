@@ -15,7 +15,10 @@ from gateway.access import access
 from ledger import writer
 from ledger.append import Append, NewEvent
 from ledger.codec import event_id
+from ops.views import VIEWS
 from projections.standing import Halted
+
+PARTS = {"postgres", "nats", "relay", *VIEWS}
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ async def test_probes_need_no_token_and_say_how_it_stands(system: Served) -> Non
             assert (response.status, await response.json()) == (200, {"ready": True, "orphans": 0, "halted": []})
         async with session.get("/readyz?verbose") as response:
             found = await response.json()
-            assert (found["ready"], set(found["checks"])) == (True, {"postgres", "nats", "relay", "board", "recovery"})
+            assert (found["ready"], set(found["checks"])) == (True, PARTS)
             assert found["checks"]["board"]["behind"] == 0
 
 
@@ -111,7 +114,7 @@ async def test_readiness_ends_with_postgres_and_with_nats(
                 assert response.status == 201  # recorded; the bus hears of it later
             to_postgres.cut()
             status, failing = await _failing(session)
-            assert (status, failing) == (503, {"postgres", "nats", "relay", "board", "recovery"})
+            assert (status, failing) == (503, PARTS)
             async with session.get("/metrics") as response:
                 code = (await response.json(content_type=None))["code"]
                 assert (response.status, code) == (503, "ledger_unavailable")

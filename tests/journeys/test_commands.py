@@ -119,6 +119,25 @@ def test_a_person_at_a_terminal_types_what_they_decide(person: Desk) -> None:
     assert code == 1 and "refused by" in shown, shown
 
 
+def test_a_workflow_is_drawn_as_a_chart_and_found_by_what_was_said_in_it(person: Desk) -> None:
+    tasks = {"id": "draw", "title": "Draw the tide_table"}, {"id": "ink", "dependencies": ["draw"]}
+    person.cairn("run", person.plan("charted", *tasks, title="Tides"))
+    found = "type:workflow", "workflow:charted", "status:completed"
+    person.until(lambda: "charted" in person.cairn("search", *found).out, "the slower of the two views has it")
+    chart = person.cairn("timeline", "charted").out.splitlines()
+    assert chart[0].startswith("charted  Tides  completed")
+    assert [(row.split()[0], "completed" in row) for row in chart[3:5]] == [("draw", True), ("ink", True)]
+    told = json.loads(person.cairn("timeline", "charted", "-o", "json").out)
+    assert [task["task"] for task in told["tasks"]] == ["draw", "ink"] and told["workflow"]["outcome"] == "completed"
+    person.cairn("timeline", "nowhere", expect=3)
+
+    hits = json.loads(person.cairn("search", "tide", "type:task", "-o", "json").out)
+    assert [(hit["workflow"], hit["task"], hit["status"]) for hit in hits] == [("charted", "draw", "completed")]
+    assert "task charted/draw  completed  Draw the tide_table" in person.cairn("search", "tide table", "wrote").out
+    assert not person.cairn("search", "--", "tide", "-type:task", "-type:workflow").out
+    assert "status is one of" in person.cairn("search", "status:odd", expect=2).err
+
+
 def test_a_bad_plan_is_told_whole_and_leaves_no_trace(person: Desk) -> None:
     head = person.events()[-1]["sequence"]
     tasks = [
