@@ -17,6 +17,7 @@ from gateway.agents import Agents
 from gateway.asks import Asks
 from gateway.budget import Budgets
 from gateway.commands import Commands
+from gateway.docs import Docs
 from gateway.events import Events
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -33,7 +34,7 @@ from ledger.postgres import Pool
 from projections.project import Projection
 
 RESOURCES: tuple[type[Resource], ...] = (
-    Workflows, Plans, Acts, Budgets, Asks, Line, Agents, Events, Health, Metrics,
+    Workflows, Plans, Acts, Budgets, Asks, Line, Agents, Events, Health, Metrics, Docs,
 )  # fmt: skip
 ROUTES: tuple[Route, ...] = tuple(route for resource in RESOURCES for route in resource.routes)
 """All there are, as they are described to others."""
@@ -77,6 +78,7 @@ def application(
         events,
         Health(ledger, bus, views or (board,), pool, version),
         Metrics(pool, version),
+        Docs(ROUTES),
     )
     app.on_response_prepare.append(_protect)
     app.on_shutdown.append(events.close)

@@ -23,7 +23,8 @@ COMMAND = ("Idempotency-Key", "X-Cairn-Actor", "traceparent")
 
 class Route(NamedTuple):
     """`path` as aiohttp and OpenAPI both write it: `/api/v1/workflows/{workflow}`. `query` and `body` are what the
-    request is read as; `answers` is the answer's body (with SSE and NDJSON: each event), in any of `media`."""
+    request is read as; `answers` is the answer's body (with SSE and NDJSON: each event), in any of `media`. The same body
+    may come with the statuses `also`. `headers` are those that are read, besides what every request has."""
 
     method: str
     path: str
@@ -36,6 +37,7 @@ class Route(NamedTuple):
     status: int = 200
     media: tuple[str, ...] = (JSON,)
     headers: tuple[str, ...] = ()
+    also: tuple[int, ...] = ()
 
     @property
     def endless(self) -> bool:
