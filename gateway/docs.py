@@ -115,13 +115,13 @@ def _operation(path: str, verb: str, one: Schema, components: Schema) -> Iterato
     for status, answer in one["responses"].items():
         for media, content in answer.get("content", {}).items():
             yield f"<p>{status}: {_kind(content['schema'])} as <code>{media}</code>"
-    yield f"<pre>{escape(curl(path, verb, one, components['schemas']))}</pre>"
+    yield f"<pre>{escape(curl(path, verb, one, components['schemas']), quote=False)}</pre>"
 
 
 def curl(path: str, verb: str, one: Schema, schemas: Mapping[str, Schema]) -> str:
     """The line that asks for it, with the least that has to be said."""
     examples = {name["name"]: name["example"] for name in one["parameters"] if "example" in name}
-    token = ["-H 'Authorization: Bearer '$CAIRN_TOKEN"] if one["security"] else []
+    token = ['-H "Authorization: Bearer $CAIRN_TOKEN"'] if one["security"] else []
     said = []
     if body := one.get("requestBody"):
         least = msgspec.json.encode(_least(body["content"][JSON]["schema"], schemas)).decode()

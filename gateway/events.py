@@ -38,8 +38,8 @@ class Events:
         query = requests.query(request, Which)
         content_type = _accepted_type(request)
         wanted = Wanted(query.after, query.workflow, query.type)
+        seen = requests.position(request, "Last-Event-ID", wanted.after)
         if content_type == SSE:
-            seen = requests.position(request, "Last-Event-ID", wanted.after)
             return await self._stream.follow(request, wanted._replace(after=seen), content_type)
         if query.follow:
             return await self._stream.follow(request, wanted, content_type)

@@ -20,7 +20,7 @@ followed by `Link: rel="next"`. Whatever goes wrong is a problem document (RFC 9
 PATH: dict[str, tuple[str, str]] = {
     "workflow": ("The id of a workflow.", "demo"),
     "task": ("The id of a task of the workflow.", "a"),
-    "ask": ("The id of an ask of the workflow.", "a.ask1"),
+    "ask": ("The id of an ask of the workflow.", "ask-1"),
     "agent": ("The name of an agent.", "ann"),
 }
 """What stands in a path: what it is, and one as it might be."""

@@ -53,6 +53,7 @@ CODES = {
     "internal_error": "a fault of the server; its log says where",
     "ledger_unavailable": "Postgres does not answer; nothing is known to be recorded",
     "view_behind": "the view has not reached the position that was asked for",
+    "view_halted": "the view stands still at an event that it cannot take in: `/readyz?verbose` says which",
     "contention": "others kept changing it meanwhile: ask again",
     "nats_away": "NATS lets nobody in just now",
 }

@@ -16,6 +16,7 @@ from msgspec.inspect import (
     LiteralType,
     Metadata,
     NoneType,
+    StrType,
     StructType,
     Type,
     UnionType,
@@ -34,6 +35,8 @@ LARGEST_NUMBER = 2**63 - 1
 
 KEYS = UUID("5b0c2c0e-9d4e-5c54-8f0b-6a5d2f8f6e11")
 """The namespace of the command ids made of keys that are no UUIDs."""
+FLAGS = {"": "true", "1": "true", "true": "true", "0": "false", "false": "false"}
+"""How a flag is given: by its name alone, or with one of these."""
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`")
 
 Body = TypeVar("Body", bound=Struct)
@@ -94,12 +97,15 @@ def query(request: web.Request, kind: type[Query] = Nothing) -> Query:  # type: 
             raise _bad(name, f"unknown parameter, known are: {', '.join(known) or 'none'}")
         if name in given:
             raise _bad(name, "given more than once")
-        given[name] = value or ("1" if isinstance(_plain(known[name]), BoolType) else "")
+        plain = _plain(known[name])
+        given[name] = FLAGS.get(value, "?") if isinstance(plain, BoolType) else value
+        if value.lower() == "null" and not isinstance(plain, StrType):  # would be taken for None
+            raise _bad(name, f"{_wanted(known[name])}, not {value!a}")
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         name = str(_place(str(error)).pointer).lstrip("/")
-        raise _bad(name, f"{_wanted(known[name])}, not {given[name][:40]!a}") from None
+        raise _bad(name, f"{_wanted(known[name])}, not {request.query[name][:40]!a}") from None
 
 
 @cache

@@ -8,6 +8,8 @@ import msgspec
 from msgspec import UNSET
 from msgspec import inspect as kinds
 
+from gateway.requests import FLAGS
+
 Schema = dict[str, Any]
 REF = "#/components/schemas/{name}"
 WRITTEN = frozenset({"pattern", "propertyNames", "uniqueItems", "maxItems"})
@@ -43,7 +45,7 @@ def name_of(struct: type[msgspec.Struct], names: Collection[str]) -> str:
 def properties(struct: type[msgspec.Struct]) -> dict[str, Schema]:
     """The schema of each field of a query: what can be left out is not null."""
     schema = msgspec.json.schema_components((struct,))[1][struct.__name__]
-    return {name: _portable(_without_null(one)) for name, one in schema["properties"].items()}
+    return {name: _portable(_parameter(one)) for name, one in schema["properties"].items()}
 
 
 def needed(struct: type[msgspec.Struct]) -> bool:
@@ -76,10 +78,12 @@ def _fields(struct: type[msgspec.Struct]) -> tuple[kinds.Field, ...]:
     return found.fields
 
 
-def _without_null(schema: Schema) -> Schema:
+def _parameter(schema: Schema) -> Schema:
     kept = {key: value for key, value in schema.items() if not (key == "default" and value is None)}
     if "enum" in kept:
         kept["enum"] = [value for value in kept["enum"] if value is not None]
+    if kept.get("type") == "boolean":
+        kept = {key: value for key, value in kept.items() if key != "type"} | {"enum": [*FLAGS], "default": "0"}
     if several := [one for one in kept.pop("anyOf", ()) if one != {"type": "null"}]:
         kept |= several[0] if len(several) == 1 else {"anyOf": several}
     return kept

@@ -116,9 +116,9 @@ def _agents(executor: Executor, ledger: Ledger, board: Projection, readers: Pool
 
 
 @asynccontextmanager
-async def listening(system: Served, port: int = 0) -> AsyncIterator[str]:
-    """A gateway of this system; its URL."""
-    runner = Runner(system.application(), shutdown_timeout=5)
+async def listening(system: Served, port: int = 0, **more: Any) -> AsyncIterator[str]:
+    """A gateway of this system, with `more` than it needs; its URL."""
+    runner = Runner(system.application(**more), shutdown_timeout=5)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()

@@ -54,6 +54,7 @@ def test_a_route_is_there_once() -> None:
         ("limit=0", "limit", "a whole number from 1 to 1000, not '0'"),
         ("limit=", "limit", "a whole number from 1 to 1000, not ''"),
         ("limit=1.5", "limit", "a whole number from 1 to 1000, not '1.5'"),
+        ("limit=null", "limit", "a whole number from 1 to 1000, not 'null'"),
         ("state=odd", "state", "one of answered, any, expired, open, voided, not 'odd'"),
         ("workflow=No", "workflow", "the id of a workflow, not 'No'"),
         ("lmit=1", "lmit", "unknown parameter, known are: at_least, limit, after, state, workflow"),
@@ -76,3 +77,5 @@ async def test_a_flag_is_set_by_its_name_alone(system: Served) -> None:
         for query, verbose in [("verbose", True), ("verbose=1", True), ("verbose=true", True), ("verbose=0", False)]:
             async with session.get(f"/readyz?{query}") as response:
                 assert ("checks" in await response.json()) == verbose
+        async with session.get("/readyz?verbose=yes") as response:
+            assert (await response.json(content_type=None))["detail"] == "verbose: 1 or 0, not 'yes'"
