@@ -1,11 +1,13 @@
 """The descriptions of the API: right by the rules of their own formats, complete, and true to what is spoken."""
 
 import ast
+import asyncio
 import base64
 import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31
-from served import ASKING, PLAN, Served, asking, served
+from served import ASKING, PLAN, TOKEN, Served, asking, listening, served
 
 from gateway import asyncapi, http, openapi
 from gateway.openapi import HEADERS
@@ -177,3 +179,23 @@ async def test_the_page_for_people_needs_nobody_else(system: Served) -> None:
         assert f"<code>{route.method} {route.path}</code>" in text
     for channel in NATS["channels"].values():
         assert channel["address"] is None or channel["address"] in text
+
+
+async def test_every_curl_line_of_the_page_is_understood(system: Served) -> None:
+    slots = system.slots()
+    await slots.open()
+    async with listening(system, slots=slots) as url, asking(url) as session:
+        async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
+            assert response.status == 201
+        async with session.get("/docs") as response:
+            lines = [unescape(line) for line in re.findall(r"<pre>(.*?)</pre>", await response.text())]
+        assert len(lines) == len(http.ROUTES)
+        script = "\n".join(line.replace("curl", "curl -s -o /dev/null -w '%{http_code}\\n'", 1) for line in lines)
+        environment = {"PATH": "/usr/bin:/bin", "CAIRN_URL": url, "CAIRN_TOKEN": TOKEN}
+        shell = await asyncio.create_subprocess_exec(
+            "bash", env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        printed, _ = await shell.communicate(script.encode())
+    for line, status in zip(lines, map(int, printed.split()), strict=True):
+        orders = " -d " in line  # of things that may not be so: no such task, nothing to add
+        assert status in (200, 201) or (orders and status in (404, 409, 422)), (line, status)

@@ -18,14 +18,10 @@ from schemathesis.checks import negative_data_rejection, not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from served import ASKING, PLAN, TOKEN, Served, listening, served_in_thread
 
-from domain.claims import Limits
 from gateway import pages
-from handlers.slots import Slots
-from handlers.valve import Valve
-from ops.adapters import Cursor
 
 SEED = 20261122
-CASES = 8
+CASES = 6
 """Of each operation, as many that fit as that do not."""
 KNOWN = {
     "workflow": ["demo", "asking", "none"],
@@ -75,8 +71,7 @@ def target(postgres_url: str, nats_url: str) -> Iterator[Target]:
 
 async def with_queue(system: Served, stack: AsyncExitStack) -> str:
     """A gateway with all routes there are."""
-    valve = Valve(system.bus, system.ledger, system.executor)
-    slots = Slots(system.ledger, system.executor, Cursor(system.pool, "slots"), Limits(), valve)
+    slots = system.slots()
     await slots.open()
     return await stack.enter_async_context(listening(system, slots=slots))
 

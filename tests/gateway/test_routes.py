@@ -7,12 +7,8 @@ import pytest
 from aiohttp import web
 from served import Served, asking, served
 
-from domain.claims import Limits
 from gateway import http, routes
 from gateway.acts import Acts
-from handlers.slots import Slots
-from handlers.valve import Valve
-from ops.adapters import Cursor
 
 OPEN = {"/livez", "/readyz", "/version", "/openapi.json", "/asyncapi.json", "/docs"}
 """What anybody may ask for: it tells nothing of anybody's work."""
@@ -25,9 +21,7 @@ async def system(postgres_url: str, nats_url: str, tenant: str) -> AsyncIterator
 
 
 async def test_every_registered_route_is_in_the_table_and_has_a_scope(system: Served) -> None:
-    valve = Valve(system.bus, system.ledger, system.executor)
-    slots = Slots(system.ledger, system.executor, Cursor(system.pool, "slots"), Limits(), valve)
-    app = system.application(slots=slots)
+    app = system.application(slots=system.slots())
     registered = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     table = {(route.method, route.path): route for route in http.ROUTES}
     heads = {("HEAD", route.path) for route in http.ROUTES if route.method == "GET" and not route.endless}
