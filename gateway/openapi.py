@@ -54,7 +54,7 @@ def document(routes: Sequence[Route]) -> Schema:
     schemas["ProblemDocument"]["properties"]["code"]["enum"] = sorted(CODES)
     paths: dict[str, Schema] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, refs)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Cairn", "version": "v1", "description": ABOUT, "license": {"name": "Apache-2.0"}},
@@ -107,7 +107,7 @@ def _operation(route: Route, refs: Mapping[Any, Schema]) -> Schema:
 
 
 def _parameters(route: Route) -> Iterator[Schema]:
-    for name in re.findall(r"{(\w+)}", route.path):
+    for name in re.findall(r"{(\w+)}", route.template):
         words, example = PATH[name]
         schema = {"type": "string", "minLength": 1}
         yield {"name": name, "in": "path", "required": True, "description": words, "schema": schema, "example": example}

@@ -75,10 +75,10 @@ def test_every_shape_is_a_schema_and_every_reference_leads_somewhere(document: d
 
 def test_every_route_is_described_with_its_scope_and_its_refusals() -> None:
     described = {(verb.upper(), path): one for path, verbs in HTTP["paths"].items() for verb, one in verbs.items()}
-    assert described.keys() == {(route.method, route.path) for route in http.ROUTES}
+    assert described.keys() == {(route.method, route.template) for route in http.ROUTES}
     assert len({one["operationId"] for one in described.values()}) == len(described)
     for route in http.ROUTES:
-        one = described[route.method, route.path]
+        one = described[route.method, route.template]
         assert one["security"] == ([] if route.scope == "open" else [{"token": [route.scope]}])
         assert one["responses"]["default"] == {"$ref": "#/components/responses/Problem"}
         assert set(route.headers) <= HEADERS.keys()
@@ -176,7 +176,7 @@ async def test_the_page_for_people_needs_nobody_else(system: Served) -> None:
     for link in page.links:
         assert link[1:] in page.ids if link.startswith("#") else link in ("openapi.json", "asyncapi.json")
     for route in http.ROUTES:
-        assert f"<code>{route.method} {route.path}</code>" in text
+        assert f"<code>{route.method} {route.template}</code>" in text
     for channel in NATS["channels"].values():
         assert channel["address"] is None or channel["address"] in text
 

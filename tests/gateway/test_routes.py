@@ -23,8 +23,8 @@ async def system(postgres_url: str, nats_url: str, tenant: str) -> AsyncIterator
 async def test_every_registered_route_is_in_the_table_and_has_a_scope(system: Served) -> None:
     app = system.application(slots=system.slots())
     registered = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
-    table = {(route.method, route.path): route for route in http.ROUTES}
-    heads = {("HEAD", route.path) for route in http.ROUTES if route.method == "GET" and not route.endless}
+    table = {(route.method, route.template): route for route in http.ROUTES}
+    heads = {("HEAD", route.template) for route in http.ROUTES if route.method == "GET" and not route.endless}
     assert registered == table.keys() | heads
     assert app[routes.TABLE].keys() == table.keys()
     for route in http.ROUTES:
