@@ -121,7 +121,7 @@ class Health:
 
     routes: ClassVar[Routes] = (
         Route("GET", "/livez", live, "open", "Whether the program answers.", Live),
-        Route("GET", "/readyz", ready, "open", "Whether work can be done; 503 if not.", Readiness, query=Asked),
+        Route("GET", "/readyz", ready, "open", "Whether work can be done.", Readiness, query=Asked, also=(503,)),
         Route("GET", "/version", about, "open", "What runs here.", About),
     )
 

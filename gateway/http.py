@@ -18,6 +18,7 @@ from gateway.agents import Agents
 from gateway.asks import Asks
 from gateway.budget import Budgets
 from gateway.commands import Commands
+from gateway.docs import Docs
 from gateway.events import Events
 from gateway.health import Health, Orphans
 from gateway.metrics import Metrics
@@ -39,7 +40,7 @@ from ledger.postgres import Pool
 from projections.project import Projection
 
 RESOURCES: tuple[type[Resource], ...] = (
-    Workflows, Timelines, Plans, Acts, Budgets, Asks, Line, Agents, Events, Searches, Health, Metrics,
+    Workflows, Timelines, Plans, Acts, Budgets, Asks, Line, Agents, Events, Searches, Health, Metrics, Docs,
 )  # fmt: skip
 ROUTES: tuple[Route, ...] = tuple(route for resource in RESOURCES for route in resource.routes)
 """All there are, as they are described to others."""
@@ -91,6 +92,7 @@ def application(
         Searches(views["search"]),
         Health(ledger, bus, tuple(views.values()), orphans, version, faults),
         metrics,
+        Docs(ROUTES),
     )
     app.on_response_prepare.append(_protect)
     app.on_response_prepare.append(leave)

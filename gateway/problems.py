@@ -28,6 +28,40 @@ AGAIN_SECONDS = 1
 FULL_SECONDS = 5
 """When to ask again for room that comes as others end."""
 
+CODES = {
+    "bad_request": "what came is no request that can be read",
+    "malformed_request": "what came over the connection is no HTTP",
+    "invalid_json": "the body is not JSON",
+    "invalid_body": "the body cannot be read, or is not what it should be: `errors` says where",
+    "unauthorized": "no token, or not the one that is asked for",
+    "host_not_allowed": "the Host is none under which this server may be asked",
+    "origin_not_allowed": "a page of another site asks",
+    "not_found": "there is no such thing, or no such path",
+    "method_not_allowed": "the path has other methods: `Allow` names them",
+    "not_acceptable": "it does not come in any media type that is accepted",
+    "request_timeout": "the body took too long to come",
+    "conflict": "it contradicts what is recorded: look again, then decide",
+    "refused": "the rules say no to it as things stand now",
+    "position_unknown": "the ledger has not reached the position to go on after",
+    "content_too_large": "the body is larger than any may be",
+    "unsupported_media_type": "the body is no JSON by its Content-Type",
+    "expectation_failed": "an `Expect` that nobody knows",
+    "invalid_parameter": "a parameter of the query, or a header, is not what it should be",
+    "invalid_plan": "the plan has problems: `errors` says where",
+    "invalid_tasks": "the tasks have problems: `errors` says where",
+    "not_recordable": "an event of it could not be kept: too large, or no Unicode",
+    "idempotency_key_reused": "this Idempotency-Key was used for another command",
+    "full": "there is room for no more workflows just now",
+    "internal_error": "a fault of the server; its log says where",
+    "ledger_unavailable": "Postgres does not answer; nothing is known to be recorded",
+    "view_behind": "the view has not reached the position that was asked for",
+    "view_halted": "the view stands still at an event that it cannot take in: `/readyz?verbose` says which",
+    "contention": "others kept changing it meanwhile: ask again",
+    "too_many_streams": "as many follow the events as may: ask again",
+    "nats_away": "NATS lets nobody in just now",
+}
+"""Every code there is, and what it says. They are stable: a new meaning gets a new code."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -56,7 +90,9 @@ class Unacceptable(Exception):
         self.errors, self.headers = tuple(errors), headers or {}
 
 
-class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
+class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What went wrong (RFC 9457). `code` is stable and for programs, `detail` for people; `errors` are the bad places."""
+
     title: str
     status: int
     code: str
@@ -128,7 +164,7 @@ def _code(status: int) -> str:
 
 def answer(wrong: Unacceptable) -> web.Response:
     bound = get_contextvars()
-    document = _Document(
+    document = ProblemDocument(
         HTTPStatus(wrong.status).phrase, wrong.status, wrong.code, wrong.detail, wrong.errors,
         bound.get("request_id"), bound.get("trace_id"),
     )  # fmt: skip

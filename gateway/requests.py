@@ -16,6 +16,7 @@ from msgspec.inspect import (
     LiteralType,
     Metadata,
     NoneType,
+    StrType,
     StructType,
     Type,
     UnionType,
@@ -35,6 +36,8 @@ LARGEST_NUMBER = 2**63 - 1
 
 KEYS = UUID("5b0c2c0e-9d4e-5c54-8f0b-6a5d2f8f6e11")
 """The namespace of the command ids made of keys that are no UUIDs."""
+FLAGS = {"": "true", "1": "true", "true": "true", "0": "false", "false": "false"}
+"""How a flag is given: by its name alone, or with one of these."""
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`")
 
 Body = TypeVar("Body", bound=Struct)
@@ -95,7 +98,10 @@ def query(request: web.Request, kind: type[Query] = Nothing) -> Query:  # type: 
             raise _bad(name, f"unknown parameter, known are: {', '.join(known) or 'none'}")
         if name in given:
             raise _bad(name, "given more than once")
-        given[name] = value or ("1" if isinstance(_plain(known[name]), BoolType) else "")
+        plain = _plain(known[name])
+        given[name] = FLAGS.get(value, "?") if isinstance(plain, BoolType) else value
+        if value.lower() == "null" and not isinstance(plain, StrType):  # would be taken for None
+            raise _bad(name, f"{_wanted(known[name])}, not {value!a}")
     if missing := next((field for field in _fields(kind) if field.required and field.encode_name not in given), None):
         raise _bad(missing.encode_name, f"missing: {_wanted(missing.type)}")
     try:
@@ -105,7 +111,7 @@ def query(request: web.Request, kind: type[Query] = Nothing) -> Query:  # type: 
         name = str(place.pointer).lstrip("/")
         if not name:  # a rule about several; its sentence begins with the name of one
             raise _bad(place.detail.split("`")[1], place.detail) from None
-        raise _bad(name, f"{_wanted(known[name])}, not {given[name][:40]!a}") from None
+        raise _bad(name, f"{_wanted(known[name])}, not {request.query[name][:40]!a}") from None
 
 
 @cache

@@ -4,6 +4,7 @@ A resource is a class whose `routes` name its own functions; `serve` binds them 
 (`gateway/access.py`), the methods of a path and the description of the whole API are read from the same table.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -22,8 +23,9 @@ COMMAND = ("Idempotency-Key", "X-Cairn-Actor", "traceparent")
 
 
 class Route(NamedTuple):
-    """`path` as aiohttp and OpenAPI both write it: `/api/v1/workflows/{workflow}`. `query` and `body` are what the
-    request is read as; `answers` is the answer's body (with SSE and NDJSON: each event), in any of `media`."""
+    """`path` as aiohttp writes it: `/api/v1/workflows/{workflow}`. `query` and `body` are what the
+    request is read as; `answers` is the answer's body (with SSE and NDJSON: each event), in any of `media`. The same body
+    may come with the statuses `also`. `headers` are those that are read, besides what every request has."""
 
     method: str
     path: str
@@ -36,6 +38,12 @@ class Route(NamedTuple):
     status: int = 200
     media: tuple[str, ...] = (JSON,)
     headers: tuple[str, ...] = ()
+    also: tuple[int, ...] = ()
+
+    @property
+    def template(self) -> str:
+        """The path as OpenAPI writes it: of `{path:.+}` only the name."""
+        return re.sub(r"{(\w+):[^}]*}", r"{\1}", self.path)
 
     @property
     def endless(self) -> bool:
@@ -58,9 +66,9 @@ def serve(app: web.Application, *resources: Resource) -> None:
     table = app.setdefault(TABLE, {})
     for resource in resources:
         for route in resource.routes:
-            if (route.method, route.path) in table:
-                raise ValueError(f"{route.method} {route.path} is there twice")
-            table[route.method, route.path] = route
+            if (route.method, route.template) in table:
+                raise ValueError(f"{route.method} {route.template} is there twice")
+            table[route.method, route.template] = route
             handle = route.handle.__get__(resource)
             if route.method == "GET":
                 app.router.add_get(route.path, handle, allow_head=not route.endless)

@@ -71,6 +71,38 @@ class Beat(msgspec.Struct):
     runs: list[Held] = []
 
 
+class Seat(msgspec.Struct, frozen=True):
+    """Where an agent that joined pulls its work: these consumers of the stream, none while it is drained."""
+
+    stream: str
+    consumers: list[str]
+    lease_seconds: float
+    drained: bool
+
+
+class TurnedAway(msgspec.Struct, frozen=True):
+    """Why an agent may not join."""
+
+    refused: str
+
+
+class Pulse(msgspec.Struct, frozen=True):
+    """The answer to a heartbeat: which of the leases it named are void, and whether it is to take no more."""
+
+    void: list[Held]
+    drained: bool
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """What an agent has to know at once: it is to take no more work."""
+
+    drained: bool = True
+
+
+class Goodbye(msgspec.Struct, frozen=True):
+    """That it was heard."""
+
+
 class Roster:
     def __init__(self, bus: Bus, ledger: Ledger, leases: Leases, registry: Registry, gate: Gate, tenant: str) -> None:
         self._bus, self._ledger, self._leases, self._registry, self._tenant = bus, ledger, leases, registry, tenant
@@ -82,7 +114,7 @@ class Roster:
 
     async def tell_drained(self, agent: str) -> None:
         """It is told with its next heartbeat too; this is sooner."""
-        await self._bus.publish(f"cairn.{self._tenant}.tell.{agent}", b'{"drained":true}')
+        await self._bus.publish(f"cairn.{self._tenant}.tell.{agent}", msgspec.json.encode(Notice()))
 
     async def _join(self, message: Message) -> None:
         try:
@@ -97,10 +129,9 @@ class Roster:
             log.warning("roster.join_failed", why=str(error))
             return
         except Refused as refusal:
-            await self._reply(message, {"refused": str(refusal)})
+            await self._reply(message, TurnedAway(str(refusal)))
             return
-        seat = {"stream": stream, "consumers": list(seats), "lease_seconds": self._registry.lease_seconds}
-        await self._reply(message, {**seat, "drained": agent.drained})
+        await self._reply(message, Seat(stream, list(seats), self._registry.lease_seconds, agent.drained))
 
     async def _stream(self) -> str:
         if self._ledger.relay is None:
@@ -134,7 +165,7 @@ class Roster:
         except (Refused, *UNHEARD) as error:
             log.warning("roster.beat_failed", why=str(error))
             return
-        await self._reply(message, {"void": void, "drained": standing.drained})
+        await self._reply(message, Pulse(void, standing.drained))
 
     async def _leave(self, message: Message) -> None:
         try:
@@ -142,8 +173,8 @@ class Roster:
         except (Refused, *UNHEARD) as error:
             log.warning("roster.leave_failed", why=str(error))
             return
-        await self._reply(message, {})
+        await self._reply(message, Goodbye())
 
-    async def _reply(self, message: Message, body: dict[str, object]) -> None:
+    async def _reply(self, message: Message, body: msgspec.Struct) -> None:
         if message.reply.startswith("_INBOX."):  # whoever asks chooses it: nothing of ours is to be sent as an answer
             await self._bus.publish(message.reply, msgspec.json.encode(body))

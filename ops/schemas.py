@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 from domain.plan import Plan
+from gateway import asyncapi, openapi
+from gateway.http import ROUTES
 from ops import figures, rulebook
 from ops.grafana import boards
 
@@ -24,6 +26,8 @@ def documents() -> dict[str, str]:
     """File to the text it must have."""
     return {
         "schemas/plan.schema.json": _schema("plan.schema.json", "Cairn plan", Plan),
+        "schemas/openapi.json": _text(openapi.document(ROUTES)),
+        "schemas/asyncapi.json": _text(asyncapi.document()),
         "docs/rulebook.md": rulebook.page(),
         "docs/metrics.md": figures.page(),
         **boards.documents(),
@@ -33,7 +37,11 @@ def documents() -> dict[str, str]:
 def _schema(name: str, title: str, kind: type) -> str:
     schema: dict[str, Any] = {"$schema": DIALECT, "$id": ADDRESS + name, "title": title}
     schema["description"] = inspect.getdoc(kind)
-    return json.dumps(schema | msgspec.json.schema(kind), indent=2, ensure_ascii=False) + "\n"
+    return _text(schema | msgspec.json.schema(kind))
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def write(folder: Path = FOLDER) -> None:

@@ -108,7 +108,7 @@ async def up(
         )
         executor = Executor(ledger)
         views = {name: Projection(readers, view()) for name, view in VIEWS.items()}
-        board, recovery = views["board"], views["recovery"]
+        recovery = views["recovery"]
         for projection in views.values():
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)

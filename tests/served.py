@@ -17,6 +17,7 @@ from psycopg import sql
 
 from cairn.bus import Bus
 from cairn.config import Connection
+from domain.claims import Limits
 from domain.commands import ReportCompleted
 from domain.outcome import Result
 from gateway.agents import Agents
@@ -26,13 +27,14 @@ from handlers.execute import Executor, Order
 from handlers.kinds import WORKFLOW
 from handlers.registry import Registry
 from handlers.roster import Roster
+from handlers.slots import Slots
 from handlers.valve import Valve
 from ledger.cancel import end
 from ledger.ledger import Ledger
 from ledger.names import schema_of, views_of
 from ledger.postgres import Pool, pool
 from ledger.stream import streams_of
-from ops.adapters import Timers
+from ops.adapters import Cursor, Timers
 from ops.embedded import Embedded
 from ops.views import VIEWS
 from projections.project import Projection
@@ -61,6 +63,11 @@ class Served(NamedTuple):
             executor=self.executor, ledger=self.ledger, views=self.views, pool=self.pool, bus=self.bus,
             agents=self.agents, token=TOKEN, version="0.0.test", **more,
         )  # fmt: skip
+
+    def slots(self) -> Slots:
+        """What a gateway needs for the routes of the queue; `open` it first."""
+        valve = Valve(self.bus, self.ledger, self.executor)
+        return Slots(self.ledger, self.executor, Cursor(self.pool, "slots"), Limits(), valve)
 
     async def head(self) -> int:
         return (await self.ledger.head()).position
@@ -118,9 +125,9 @@ def _agents(executor: Executor, ledger: Ledger, board: Projection, readers: Pool
 
 
 @asynccontextmanager
-async def listening(system: Served, port: int = 0) -> AsyncIterator[str]:
-    """A gateway of this system; its URL."""
-    runner = Runner(system.application(), shutdown_timeout=5)
+async def listening(system: Served, port: int = 0, **more: Any) -> AsyncIterator[str]:
+    """A gateway of this system, with `more` than it needs; its URL."""
+    runner = Runner(system.application(**more), shutdown_timeout=5)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()

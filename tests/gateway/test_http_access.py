@@ -155,7 +155,7 @@ async def test_a_view_that_is_halted_is_named_and_not_read_beyond_while_all_else
         await system.ledger.append(Append("workflow-ghost", 0, [NewEvent(refused, event_id(uuid4(), 0), "tests")]))
         async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
             position = (await response.json())["position"]
-        await system.recovery.reached(position)
+        await system.views["recovery"].reached(position)
         for at_least, expected in ((position, (503, "view_halted")), (before, (200, None))):
             async with session.get("/api/v1/workflows", params={"at_least": at_least}) as response:
                 found = await response.json(content_type=None)
@@ -174,6 +174,6 @@ async def test_a_view_that_is_halted_is_named_and_not_read_beyond_while_all_else
         async with session.post("/api/v1/workflows", json={"plan": PLAN}) as response:
             position = (await response.json())["position"]
         with pytest.raises(Halted, match=r"recovery halted .*UndefinedTable"):
-            await system.recovery.reached(position)
+            await system.views["recovery"].reached(position)
         async with session.get("/readyz") as response:
             assert (response.status, (await response.json())["halted"]) == (503, ["board", "recovery"])

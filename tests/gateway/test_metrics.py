@@ -55,7 +55,7 @@ async def test_tasks_are_counted_by_what_they_wait_on_and_orphans_are_seen(
 ) -> None:
     async with served(postgres_url, nats_url, tenant) as system, asking(system.url) as session:
         position = (await submit(session, PLAN))["position"]
-        for view in (system.board, system.recovery):
+        for view in (system.board, system.views["recovery"]):
             await view.reached(position)
         found = await scraped(session, accept, parse)
         waits = {key[1]: value for key, value in found.items() if key[0] == "cairn_waits"}

@@ -19,7 +19,6 @@ from domain.commands import StartWorkflow
 from domain.plan import Plan, Task
 from gateway import broadcast, stream
 from gateway.connection import Runner
-from gateway.http import application
 from handlers.execute import Order
 from ledger.filters import Filter
 from ledger.recorded import Recorded
@@ -173,10 +172,7 @@ async def test_a_slow_reader_of_lines_is_cut_off(system: Served, monkeypatch: py
 
 
 async def test_so_many_may_follow_and_the_next_comes_when_one_has_gone(system: Served) -> None:
-    app = application(
-        executor=system.executor, ledger=system.ledger, board=system.board, pool=system.pool, bus=system.bus,
-        agents=system.agents, token=TOKEN, version="0.0.test", max_streams=3,
-    )  # fmt: skip
+    app = system.application(max_streams=3)
     runner = Runner(app, shutdown_timeout=5)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
