@@ -6,22 +6,22 @@ CREATE TABLE spend (
     day               date NOT NULL,    -- UTC
     runs              bigint NOT NULL,  -- those of tests too
     attempts          bigint NOT NULL,
-    seconds           numeric NOT NULL,
-    test_seconds      numeric NOT NULL,
-    input_total       numeric NOT NULL,
-    cache_read        numeric NOT NULL,
-    cache_write       numeric NOT NULL,
-    output            numeric NOT NULL,
+    seconds           numeric(40, 3) NOT NULL,
+    test_seconds      numeric(40, 3) NOT NULL,
+    input_total       numeric(40) NOT NULL,
+    cache_read        numeric(40) NOT NULL,
+    cache_write       numeric(40) NOT NULL,
+    output            numeric(40) NOT NULL,
     tokens_unknown    bigint NOT NULL,
-    cost_reported     numeric NOT NULL, -- US dollars
-    cost_computed     numeric NOT NULL,
+    cost_reported     numeric(40, 9) NOT NULL, -- US dollars
+    cost_computed     numeric(40, 9) NOT NULL,
     cost_unknown      bigint NOT NULL,
-    calls_tokens      numeric NOT NULL, -- of attempts whose own sum is unknown
-    calls_usd         numeric NOT NULL,
+    calls_tokens      numeric(40) NOT NULL, -- of attempts whose own sum is unknown
+    calls_usd         numeric(40, 9) NOT NULL,
     accepted          bigint NOT NULL,  -- tasks; what all attempts at them have cost follows
     accepted_attempts bigint NOT NULL,
-    accepted_seconds  numeric NOT NULL,
-    accepted_cost     numeric NOT NULL,
+    accepted_seconds  numeric(40, 3) NOT NULL,
+    accepted_cost     numeric(40, 9) NOT NULL,
     accepted_unknown  bigint NOT NULL,
     PRIMARY KEY (workflow, role, model, day)
 ) WITH (fillfactor = 70);

@@ -158,12 +158,12 @@ def used(run: SpentRun) -> Sums:
     """Of one that has ended."""
     told = run.usage or Usage(seconds=0.0)
     if not run.work:
-        return Sums(runs=1, test_seconds=exact(told.seconds))
+        return Sums(runs=1, test_seconds=exact(told.seconds, 3))
     cost = NOTHING if told.cost_usd is None else exact(told.cost_usd)
     return Sums(
         runs=1,
         attempts=1,
-        seconds=exact(told.seconds),
+        seconds=exact(told.seconds, 3),
         input_total=told.input_total or 0,
         cache_read=told.cache_read or 0,
         cache_write=told.cache_write or 0,
@@ -177,9 +177,9 @@ def used(run: SpentRun) -> Sums:
     )
 
 
-def exact(number: float) -> Decimal:
+def exact(number: float, digits: int = 9) -> Decimal:
     """Sums of these are the same in whatever order they are made."""
-    return Decimal(str(round(number, 9)))
+    return Decimal(f"{number:.{digits}f}")
 
 
 def named(model: str) -> str:
