@@ -22,8 +22,10 @@ from gateway.health import Health
 from gateway.metrics import Metrics
 from gateway.plans import Plans
 from gateway.problems import problems
+from gateway.quality import Qualities
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
+from gateway.spend import Spends
 from gateway.workflows import Workflows
 from handlers.execute import Executor
 from handlers.slots import Slots
@@ -33,7 +35,7 @@ from ledger.postgres import Pool
 from projections.project import Projection
 
 RESOURCES: tuple[type[Resource], ...] = (
-    Workflows, Plans, Acts, Budgets, Asks, Line, Agents, Events, Health, Metrics,
+    Workflows, Plans, Acts, Budgets, Asks, Line, Agents, Spends, Qualities, Events, Health, Metrics,
 )  # fmt: skip
 ROUTES: tuple[Route, ...] = tuple(route for resource in RESOURCES for route in resource.routes)
 """All there are, as they are described to others."""
@@ -57,7 +59,7 @@ def application(
     hosts: Collection[str] = (),
 ) -> web.Application:
     """The gateway of one tenant. `board` is projected elsewhere, `pool` is one of `ledger.postgres.pool` with `views`;
-    `views` are all that are projected, which readiness tells of.
+    `views` are all that are projected: readiness tells of them, and there are routes of those that have any.
 
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, and at
     most `max_queued` workflows wait for their place; `hosts` are names besides this machine's own under which
@@ -65,6 +67,7 @@ def application(
     """
     app = web.Application(middlewares=[problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     commands, events = Commands(executor, ledger), Events(ledger)
+    of = {view.view.name: view for view in views}
     serve(
         app,
         Workflows(executor, ledger, board, lease_seconds, prices, slots, max_queued),
@@ -74,6 +77,8 @@ def application(
         Asks(commands, board),
         *([Line(slots)] if slots else []),
         agents,
+        *([Spends(of["spend"])] if "spend" in of else []),
+        *([Qualities(of["quality"])] if "quality" in of else []),
         events,
         Health(ledger, bus, views or (board,), pool, version),
         Metrics(pool, version),

@@ -29,7 +29,7 @@ class Page(AtLeast, frozen=True, forbid_unknown_fields=True):
     after: Annotated[Position, Meta(description="goes on after this: the `next` of the page before")] = 0
 
 
-def link(request: web.Request, following: int | None) -> dict[str, str]:
+def link(request: web.Request, following: int | str | None) -> dict[str, str]:
     """The header that leads to the page `after` this one, with all else that was asked; none at the end."""
     if following is None:
         return {}

@@ -46,9 +46,11 @@ from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
 from projections.board import Board
 from projections.project import Projection
+from projections.quality import Standards
 from projections.recovery import Recovery
+from projections.spend import Spending
 
-READERS = 6
+READERS = 8
 PORTS = 20
 """Ports that are tried, from the configured one on."""
 SHUTDOWN_SECONDS = 1.0
@@ -101,7 +103,7 @@ async def up(
         readers = await stack.enter_async_context(pool(servers.database_url, settings.tenant, size=READERS, views=True))
         executor = Executor(ledger)
         board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-        views = (board, recovery)
+        views = (board, recovery, Projection(readers, Spending()), Projection(readers, Standards()))
         for projection in views:
             await projection.install()
         timers = Timers(readers, recovery, ledger, bus)

@@ -20,6 +20,7 @@ SQL = statements("spend")
 KEPT_TASKS = 10_000
 LIMIT = 1_000
 By = Literal["workflow", "role", "model", "day"]
+WORKFLOWS: tuple[By, ...] = ("workflow",)
 
 
 class Spend(msgspec.Struct):
@@ -73,7 +74,7 @@ _SPEND = msgspec.json.Decoder(list[Spend])
 
 async def spend(
     connection: Connection,
-    by: Collection[By] = ("workflow",),
+    by: Collection[By] = WORKFLOWS,
     *,
     since: date | None = None,
     until: date | None = None,

@@ -87,7 +87,7 @@ SELECT json_agg(found)::text FROM (
         FROM spend
         WHERE day BETWEEN coalesce(%(since)s::date, '-infinity') AND coalesce(%(until)s::date, 'infinity')
           AND workflow = coalesce(%(workflow)s::text, workflow) AND role = coalesce(%(role)s::text, role)
-          AND model = coalesce(%(model)s::text, model)
+          AND model = coalesce(%(model)s::text, model) AND (runs > 0 OR %(whole)s)
         GROUP BY 1, 2, 3, 4) AS grouped
     WHERE ARRAY[coalesce(day::text, ''), coalesce(workflow, ''), coalesce(role, ''), coalesce(model, '')]
           > %(after)s::text[]

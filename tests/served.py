@@ -36,7 +36,9 @@ from ops.adapters import Timers
 from ops.embedded import Embedded
 from projections.board import Board
 from projections.project import Projection
+from projections.quality import Standards
 from projections.recovery import Recovery
+from projections.spend import Spending
 
 TOKEN = "a-token-for-tests"
 PLAN: dict[str, Any] = {"id": "demo", "title": "Demo", "tasks": [{"id": "a"}, {"id": "b", "dependencies": ["a"]}]}
@@ -49,6 +51,7 @@ class Served(NamedTuple):
     executor: Executor
     board: Projection
     recovery: Projection
+    views: tuple[Projection, ...]
     pool: Pool
     bus: Bus
     where: Connection
@@ -56,7 +59,7 @@ class Served(NamedTuple):
 
     def application(self, **more: Any) -> web.Application:
         return application(
-            executor=self.executor, ledger=self.ledger, board=self.board, views=(self.board, self.recovery),
+            executor=self.executor, ledger=self.ledger, board=self.board, views=self.views,
             pool=self.pool, bus=self.bus, agents=self.agents, token=TOKEN, version="0.0.test", **more,
         )  # fmt: skip
 
@@ -83,16 +86,17 @@ async def served(
         async with Bus.connect(nats_url, name="test-gateway") as bus:
             async with (
                 Ledger.open(postgres_url, tenant=tenant, bus=bus) as ledger,
-                pool(postgres_url, tenant, size=6, views=True) as readers,
+                pool(postgres_url, tenant, size=10, views=True) as readers,
             ):
                 board, recovery = Projection(readers, Board()), Projection(readers, Recovery())
-                for view in (board, recovery):
+                views = (board, recovery, Projection(readers, Spending()), Projection(readers, Standards()))
+                for view in views:
                     await view.install()
-                projecting = [asyncio.create_task(view.run(ledger)) for view in (board, recovery)]
+                projecting = [asyncio.create_task(view.run(ledger)) for view in views]
                 where = Connection(nats_url, "", TOKEN, tenant, Path("/nonexistent"))
                 executor = Executor(ledger)
                 agents = _agents(executor, ledger, board, readers, bus, nats_url)
-                system = Served("", ledger, executor, board, recovery, readers, bus, where, agents)
+                system = Served("", ledger, executor, board, recovery, views, readers, bus, where, agents)
                 async with listening(system) as url:
                     where = msgspec.structs.replace(where, url=url)
                     yield system._replace(url=url, where=where)
