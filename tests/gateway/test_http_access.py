@@ -17,6 +17,8 @@ from ledger.append import Append, NewEvent
 from ledger.codec import event_id
 from projections.standing import Halted
 
+VIEWS = ("board", "recovery", "spend", "quality")
+
 
 @pytest.fixture
 async def system(postgres_url: str, nats_url: str, tenant: str) -> AsyncIterator[Served]:
@@ -88,7 +90,7 @@ async def test_probes_need_no_token_and_say_how_it_stands(system: Served) -> Non
             assert (response.status, await response.json()) == (200, {"ready": True, "orphans": 0, "halted": []})
         async with session.get("/readyz?verbose") as response:
             found = await response.json()
-            assert (found["ready"], set(found["checks"])) == (True, {"postgres", "nats", "relay", "board", "recovery"})
+            assert (found["ready"], set(found["checks"])) == (True, {"postgres", "nats", "relay", *VIEWS})
             assert found["checks"]["board"]["behind"] == 0
 
 
@@ -111,7 +113,7 @@ async def test_readiness_ends_with_postgres_and_with_nats(
                 assert response.status == 201  # recorded; the bus hears of it later
             to_postgres.cut()
             status, failing = await _failing(session)
-            assert (status, failing) == (503, {"postgres", "nats", "relay", "board", "recovery"})
+            assert (status, failing) == (503, {"postgres", "nats", "relay", *VIEWS})
             async with (
                 session.get("/api/v1/workflows") as read,
                 session.post("/api/v1/workflows", json={"plan": PLAN, "id": "x"}) as written,
