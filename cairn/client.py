@@ -4,6 +4,8 @@ async with Client() as client:
     run = await client.submit(Path("plan.json"))
     async for event in client.events(run.position, workflow=run.workflow, follow=True):
         ...
+
+It is long because every call that can be made has its place here.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""What was spent: it agrees with the board, with the books of the budgets and with itself, whatever has happened."""
+"""What was spent: it agrees with the board, with the books of the budgets and with itself, whatever has happened.
+
+It is long because each of the three is counted anew here, in another way than the view does it.
+"""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
