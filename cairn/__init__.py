@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cairn.calls import CairnError, Conflict, Invalid, NotFound, Submitted, Unauthorized, Unreachable
     from cairn.client import Client
     from cairn.sync import SyncClient
-    from cairn.task import Answered, Asked, BudgetExceeded, Failed, Result, Task, Usage
+    from cairn.task import Answered, Asked, BudgetExceeded, Failed, Finding, Result, Task, Usage
 
 __all__ = [
     "Agent",
@@ -22,6 +22,7 @@ __all__ = [
     "Client",
     "Conflict",
     "Failed",
+    "Finding",
     "Invalid",
     "NotFound",
     "Result",
@@ -37,7 +38,7 @@ _HOMES = {
     "Agent": "agent",
     "Client": "client",
     "SyncClient": "sync",
-    **dict.fromkeys(("Task", "Result", "Failed", "Asked", "Answered", "BudgetExceeded", "Usage"), "task"),
+    **dict.fromkeys(("Task", "Result", "Failed", "Asked", "Answered", "BudgetExceeded", "Finding", "Usage"), "task"),
     **dict.fromkeys(
         ("CairnError", "Conflict", "Invalid", "NotFound", "Submitted", "Unauthorized", "Unreachable"), "calls"
     ),

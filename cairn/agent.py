@@ -43,7 +43,7 @@ from cairn.config import Connection, connection
 from cairn.git import GitError, MergeConflict
 from cairn.outbox import Outbox, owing
 from cairn.repository import Repository
-from cairn.task import Asked, Failed, Result, Task
+from cairn.task import Asked, Failed, Finding, Result, Task
 
 Handler = Callable[[Task], Awaitable[Any]]
 Key = tuple[str, str, int]
@@ -63,7 +63,7 @@ LEASE_SECONDS = 3.0
 GOODBYE_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
 FLUSH_SECONDS = 3.0
-RESULT_BYTES = 65_536
+RESULT_BYTES, FINDINGS = 65_536, 200
 DIFF_BYTES = 65_536
 PASS_ON_SECONDS = 1.0
 PASS_ON_TIMES = 600
@@ -482,12 +482,27 @@ def _completion(task: Task, result: Any) -> dict[str, Any]:
         return _failure("invalid_result", f"the result is no JSON: {error}")
     if verified:
         return {"kind": "verified", "receipts": body}
+    if why := _unfit(body.findings):
+        return _failure("invalid_result", why)
     if size > RESULT_BYTES:
         return _failure(
             "invalid_result",
             f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree",
         )
     return {"kind": "completed", "result": body}
+
+
+def _unfit(findings: Sequence[Finding]) -> str:
+    """Why these cannot be reported; empty if they can."""
+    if len(findings) > FINDINGS:
+        return (
+            f"the result has {len(findings)} findings, the limit is {FINDINGS}: report the gravest, keep a file of all"
+        )
+    try:
+        msgspec.convert(msgspec.to_builtins(findings), tuple[Finding, ...])
+    except msgspec.ValidationError as error:
+        return f"the result's findings are none: {error}"
+    return ""
 
 
 def _as_result(result: Any) -> Result:

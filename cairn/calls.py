@@ -238,6 +238,11 @@ def next_page(link: str | None) -> Call | None:
     return Call("GET", found[1], headers={"Accept": NDJSON}) if found else None
 
 
+def sums(view: str, by: Sequence[str], at_least: int | None, only: Mapping[str, str | None]) -> Call:
+    named = {{"since": "from", "until": "to"}.get(name, name): value for name, value in only.items()}
+    return Call("GET", _query(f"{API}/{view}", by=",".join(by), at_least=at_least, **named))
+
+
 QUEUE = Call("GET", f"{API}/queue")
 VERSION = Call("GET", "/version")
 READY = Call("GET", "/readyz?verbose=1")

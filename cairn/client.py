@@ -179,6 +179,23 @@ class Client:
         found: list[Json] = (await self._ask(calls.agents()))["agents"]
         return found
 
+    async def spend(
+        self, by: Sequence[str] = ("workflow",), *, at_least: int | None = None, **only: str | None
+    ) -> list[Json]:
+        """What was spent, added up by any of workflow, role, model, day: tokens by kind, `cost_reported_usd`,
+        `cost_computed_usd`, `cost_unknown` attempts, seconds, and what accepted tasks cost. `only` narrows it down:
+        `workflow`, `role`, `model`, and the days `since` and `until` as 2026-11-22. At most 1,000 rows."""
+        found: list[Json] = (await self._ask(calls.sums("spend", by, at_least, only)))["spend"]
+        return found
+
+    async def quality(
+        self, by: Sequence[str] = ("role",), *, at_least: int | None = None, **only: str | None
+    ) -> list[Json]:
+        """How good the work was, added up by any of workflow, role, day: pass rates, findings, coverage, retries; `only`
+        as for `spend`, but for the model. At most 1,000 rows."""
+        found: list[Json] = (await self._ask(calls.sums("quality", by, at_least, only)))["quality"]
+        return found
+
     async def drain(self, agent: str, reason: str = "") -> Json:
         """It takes no more work until it leaves, and finishes what it holds: `{"agent"}`. NotFound, Conflict."""
         return await self._ask(calls.drain(agent, reason))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 from uuid import uuid4
 
 import msgspec
@@ -15,13 +15,25 @@ NOTES, NOTE_BYTES = 32, 4_096
 """Of a task's scratchpad: its keys, and the JSON of one value."""
 
 
+class Finding(msgspec.Struct, omit_defaults=True):
+    """What is wrong, with what the task is about or with what it has made of it. `line` counts from 1."""
+
+    kind: Literal["security", "lint", "type", "test", "other"]
+    severity: Literal["info", "low", "medium", "high", "critical"]
+    message: str
+    path: str = ""
+    line: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+
+
 class Result(msgspec.Struct, omit_defaults=True):
-    """What was done. `commit` and `files` are filled in from the worktree; `data` is any JSON, up to 64 KiB."""
+    """What was done. `commit` and `files` are filled in from the worktree; `data` is any JSON. At most 200 `findings`;
+    all of it but `files` up to 64 KiB."""
 
     summary: str = ""
     commit: str | None = None
     files: tuple[str, ...] = ()
     data: Any = None
+    findings: tuple[Finding, ...] = ()
 
 
 class FailedCase(msgspec.Struct, omit_defaults=True):
@@ -44,7 +56,8 @@ class Tally(msgspec.Struct, omit_defaults=True):
 class Receipt(msgspec.Struct, omit_defaults=True):
     """One acceptance test as a sandbox saw it. Times in seconds; `output` is capped, the sha256 is of everything.
 
-    `runtime` is the digest of the image or the interpreters that ran it. `flaky` is for the ledger to say.
+    `runtime` is the digest of the image or the interpreters that ran it. `flaky` is for the ledger to say. `coverage` is
+    a percentage of lines; `uncovered` says why there is none where the plan's test names a report.
     """
 
     cmd: str
@@ -59,12 +72,15 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     runtime: str = ""
     report: Tally | None = None
     flaky: bool = False
+    coverage: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    uncovered: str = ""
 
 
 class Test(msgspec.Struct):
     cmd: str
     timeout_seconds: float = 300.0
     junit: str | None = None
+    coverage: str | None = None
 
 
 class Failure(msgspec.Struct, omit_defaults=True):

@@ -10,7 +10,7 @@ import msgspec
 
 from domain.events import Debug
 from domain.outcome import Failure
-from domain.plan import Task
+from domain.plan import AcceptanceCriteria, Task
 from domain.state import CLOSED, TaskState, Workflow, bases, waiting
 
 
@@ -25,6 +25,7 @@ def branch(task: TaskState, role: str, under: TaskState, failure: Failure) -> Ta
         description=spec.description, agent_role=role, timeout_seconds=spec.timeout_seconds,
         max_attempts=spec.max_attempts, retry=spec.retry, failure_routing=spec.failure_routing,
         max_debug_attempts=spec.max_debug_attempts, max_branch_depth=spec.max_branch_depth,
+        acceptance_criteria=AcceptanceCriteria(findings_below=spec.acceptance_criteria.findings_below),
         result_schema=spec.result_schema, priority=spec.priority, resources=spec.resources, inputs=spec.inputs,
         files=spec.files, capabilities=spec.capabilities if role == spec.agent_role else (),
         parent_id=under.spec.id, branch_reason=failure.type, debug_instructions=failure.message, is_temporary=True,

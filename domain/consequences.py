@@ -272,9 +272,11 @@ class Consequences:
         agent: str | None,
         receipts: tuple[Receipt, ...] = (),
         spent: Spent | None = None,
+        ended: bool = False,
     ) -> None:
-        """With `receipts` the run has ended before, and what failed is the work that it has tested."""
-        used = None if receipts else self.used(run, spent)
+        """With `receipts` the run has ended before, and what failed is the work that it has tested; so has one of work
+        that is `ended`."""
+        used = None if receipts or ended else self.used(run, spent)
         self.events.append(
             AttemptFailed(task=task.spec.id, run=run.id, attempt=task.attempt, failure=failure, agent=agent, usage=used)
         )

@@ -22,6 +22,7 @@ FailureType = Literal[
     "agent_lost",
     "agent_error",
     "invalid_result",
+    "finding",
     "budget",
     "sandbox",
     "refused",

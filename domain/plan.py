@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct, field
 
 from domain.failures import FAILURE_TYPES, FailureType
+from domain.outcome import Severity
 
 ROLES: tuple[str, ...] = (
     "planner",
@@ -80,12 +81,26 @@ class Test(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
         RelativePath | None,
         Meta(description="Where the command leaves its JUnit report, in the worktree; it tells why a test failed."),
     ] = None
+    coverage: Annotated[
+        RelativePath | None,
+        Meta(
+            description="Where the command leaves its coverage report, in the worktree: Cobertura XML, or the JSON of "
+            "`coverage json`."
+        ),
+    ] = None
 
 
 class AcceptanceCriteria(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What must hold before a task counts as completed."""
 
     tests: Annotated[tuple[Test, ...], Meta(description="Run in this order; the task is accepted when all pass.")] = ()
+    findings_below: Annotated[
+        Severity | None,
+        Meta(
+            description="A result with a security finding of this severity, or a graver one, is not accepted: the attempt "
+            "fails as a `finding`."
+        ),
+    ] = None
 
 
 class Retry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

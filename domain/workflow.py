@@ -53,13 +53,16 @@ from domain.events import (
     WorkflowStarted,
 )
 from domain.failures import classify
-from domain.outcome import Failure, Receipt, Result
+from domain.outcome import SEVERITIES, Failure, Receipt, Result
 from domain.plan import Task
 from domain.shape import misfit
 from domain.state import Run, TaskState, Workflow, evolve, next_run
 
 CLOCKS_SECONDS = 1.0
 """An agent that ends its run in time counts from when it began, which is known here a moment later."""
+
+MESSAGE_CHARACTERS, DETAIL_CHARACTERS = 500, 4_000
+"""Of a failure that is told in a result's own words."""
 
 MAY_BE_FLAKY = frozenset({"test_failure", "timeout"})
 """What a second run of the same tests can turn out to be nothing but chance."""
@@ -180,6 +183,13 @@ def _report(state: Workflow, command: Report) -> list[WorkflowEvent]:
     match command:
         case ReportCompleted(result=result) if why := _unfit(task.spec, result):
             then.attempt_failed(task, run, Failure("invalid_result", why), command.agent)
+        case ReportCompleted(result=result) if found := _forbidden(task.spec, result):
+            used = then.used(run, command.spent)
+            then.events.append(
+                TaskReported(task=command.task, run=run.id, agent=command.agent, result=result, usage=used)
+            )
+            reported = msgspec.structs.replace(task, result=result, made=run.id, work=run.id, agent=command.agent)
+            then.attempt_failed(reported, run, found, command.agent, ended=True)
         case ReportCompleted(result=result) if task.spec.acceptance_criteria.tests:
             used = then.used(run, command.spent)
             then.events.append(
@@ -224,6 +234,22 @@ def _unfit(spec: Task, result: Result) -> str:
     """Why nobody may build on this result; empty if it is what was declared."""
     why = misfit(result.data, spec.result_schema) if spec.result_schema is not None else ""
     return f"its data does not fit result_schema: {why}" if why else ""
+
+
+def _forbidden(spec: Task, result: Result) -> Failure | None:
+    """What it fails of, the gravest first: security findings that the task's result must not have."""
+    least = spec.acceptance_criteria.findings_below
+    grave = SEVERITIES[SEVERITIES.index(least) :] if least else ()
+    found = [one for one in result.findings if one.kind == "security" and one.severity in grave]
+    if not found:
+        return None
+    told = [
+        f"{one.severity}: {':'.join(str(part) for part in (one.path, one.line) if part)} {one.message}"
+        for one in sorted(found, key=lambda one: -SEVERITIES.index(one.severity))
+    ]
+    return Failure(
+        "finding", f"a security finding, {told[0][:MESSAGE_CHARACTERS]}", "\n".join(told)[:DETAIL_CHARACTERS]
+    )
 
 
 def _verified(then: Consequences, task: TaskState, run: Run, command: ReportVerified) -> None:

@@ -24,9 +24,11 @@ from gateway.health import Health, Orphans
 from gateway.metrics import Metrics
 from gateway.plans import Plans
 from gateway.problems import problems
+from gateway.quality import Qualities
 from gateway.queue import Line
 from gateway.routes import Resource, Route, serve
 from gateway.search import Searches
+from gateway.spend import Spends
 from gateway.stream import CLIENTS
 from gateway.timeline import Timelines
 from gateway.traffic import Traffic
@@ -40,7 +42,8 @@ from ledger.postgres import Pool
 from projections.project import Projection
 
 RESOURCES: tuple[type[Resource], ...] = (
-    Workflows, Timelines, Plans, Acts, Budgets, Asks, Line, Agents, Events, Searches, Health, Metrics, Docs,
+    Workflows, Timelines, Plans, Acts, Budgets, Asks, Line, Agents, Spends, Qualities, Events, Searches, Health, Metrics,
+    Docs,
 )  # fmt: skip
 ROUTES: tuple[Route, ...] = tuple(route for resource in RESOURCES for route in resource.routes)
 """All there are, as they are described to others."""
@@ -88,6 +91,8 @@ def application(
         Asks(commands, board),
         *([Line(slots)] if slots else []),
         agents,
+        Spends(views["spend"]),
+        Qualities(views["quality"]),
         events,
         Searches(views["search"]),
         Health(ledger, bus, tuple(views.values()), orphans, version, faults),

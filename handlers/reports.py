@@ -23,7 +23,7 @@ from domain.commands import (
     WorkflowCommand,
 )
 from domain.failures import FAILURE_TYPES
-from domain.outcome import RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
+from domain.outcome import FINDINGS, RECEIPTS_BYTES, RESULT_BYTES, Failure, Receipt, Result
 from domain.plan import LONGEST_SECONDS
 from domain.usage import Count, Spent, Usd
 
@@ -213,7 +213,9 @@ def _unacceptable(result: Result) -> str:
     """Why a result cannot be taken; empty if it can."""
     if result.commit is not None and not COMMIT.fullmatch(result.commit):  # a branch moves after it was tested
         return f"{result.commit[:50]!r} is no commit: it takes the full id, 40 or 64 of 0-9 and a-f"
-    size = len(msgspec.json.encode((result.summary, result.data)))
+    if len(result.findings) > FINDINGS:
+        return f"the result has {len(result.findings)} findings, the limit is {FINDINGS}: report the gravest"
+    size = len(msgspec.json.encode((result.summary, result.data, result.findings)))
     if size > RESULT_BYTES:
         return f"the result has {size} bytes, the limit is {RESULT_BYTES}: put it into a file of the work tree"
     if _levels(result.data) >= NESTED_LEVELS:

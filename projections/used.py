@@ -7,7 +7,7 @@ from projections.board_rows import BoardAttempt, BoardDetail
 
 class Rollup(msgspec.Struct):
     """Of attempts that have ended (runs of tests are none): how many there were, of how many the tokens are known and
-    of how many the cost, and the sums of these. `seconds` is that of all runs, tests too.
+    of how many the cost, and the sums of these. `seconds` is that of all runs that have ended, tests too.
     """
 
     attempts: int = 0
@@ -22,10 +22,10 @@ class Rollup(msgspec.Struct):
     cost_usd: float = 0.0
 
     def add(self, attempt: BoardAttempt) -> None:
-        if (used := attempt.usage) is None:
+        if attempt.outcome is None or (used := attempt.usage) is None:
             return
         self.seconds = round(self.seconds + used.seconds, 3)
-        if attempt.purpose != "work" or attempt.outcome is None:
+        if attempt.purpose != "work":
             return
         self.attempts += 1
         self.tokens_known += used.tokens is not None

@@ -2,12 +2,12 @@
 
 The task is JSON on standard input (and in CAIRN_TASK while it is small enough for an environment variable); the working
 directory is the run's worktree; the result is what the program changed there. A last line of standard output that is a
-JSON object is taken as `{"summary", "data", "usage"}`; as `{"ask": {"question", "options", "due_seconds", "default"}}`
-it asks a person, and the program runs again with what they said among the task's `answers`. The file that CAIRN_NOTES
-names holds the task's scratchpad, a JSON object; what the program has changed there is noted, however it ends.
-TRACEPARENT holds the trace that the run belongs to, for programs that send spans of their own. An exit
-code other than 0 fails the attempt, with the end of standard error as its reason. Whatever ends the agent, kill -9 as
-well, ends the program and what it started.
+JSON object is taken as `{"summary", "data", "findings", "usage"}`, where findings are `[{"kind", "severity", "message",
+"path", "line"}]`; as `{"ask": {"question", "options", "due_seconds", "default"}}` it asks a person, and the program runs
+again with what they said among the task's `answers`. The file that CAIRN_NOTES names holds the task's scratchpad, a JSON
+object; what the program has changed there is noted, however it ends. TRACEPARENT holds the trace that the run belongs
+to, for programs that send spans of their own. An exit code other than 0 fails the attempt, with the end of standard
+error as its reason. Whatever ends the agent, kill -9 as well, ends the program and what it started.
 """
 
 import asyncio
@@ -178,6 +178,6 @@ def _result(task: Task, out: bytes) -> Result:
         if "ask" in told:
             asked = msgspec.convert(told["ask"], _Question)
             raise Asked(asked.question, asked.options, due_seconds=asked.due_seconds, default=asked.default)
-        return msgspec.convert({key: told[key] for key in ("summary", "data") if key in told}, Result)
+        return msgspec.convert({key: told[key] for key in ("summary", "data", "findings") if key in told}, Result)
     except (ValueError, RecursionError) as error:
         raise Failed(f"the last line of output is no JSON result: {error}", type="invalid_result") from error

@@ -7,11 +7,12 @@ from pathlib import Path
 from cairn.agent import Agent
 from cairn.task import Failed, Receipt, Task, Test
 from domain.outcome import RECEIPTS_BYTES
-from handlers.agents import junit
+from handlers.agents import coverage, junit, report
 from handlers.ports import Limits, Sandbox, SandboxBroken
 
 REPORT_CHARACTERS = 8_192
 """Of what its report says of failed tests."""
+UNCOVERED_CHARACTERS = 300
 OUTPUT_BYTES = 16_384
 """Of what one test prints; less where a task has many tests."""
 LONGEST_CHARACTER_BYTES = 6
@@ -39,12 +40,13 @@ async def _run(sandbox: Sandbox, test: Test, task: Task, folder: Path) -> Receip
     share = RECEIPTS_BYTES // 2 // LONGEST_CHARACTER_BYTES // len(task.tests)
     told = min(REPORT_CHARACTERS, share // 4) if test.junit else 0
     limits = Limits(wall_seconds=test.timeout_seconds, output_bytes=min(OUTPUT_BYTES, share - told))
-    if test.junit:
-        await asyncio.to_thread(junit.discard, folder, test.junit)
+    for path in filter(None, (test.junit, test.coverage)):
+        await asyncio.to_thread(report.discard, folder, path)
     try:
         seen = await sandbox.run(test.cmd, cwd=folder, limits=limits)
     except SandboxBroken as broken:
         raise Failed(str(broken), type="sandbox") from broken
+    covered, uncovered = await asyncio.to_thread(_covered, folder, test.coverage) if test.coverage else (None, "")
     return Receipt(
         cmd=test.cmd,
         exit_code=seen.exit_code,
@@ -57,4 +59,14 @@ async def _run(sandbox: Sandbox, test: Test, task: Task, folder: Path) -> Receip
         output=seen.output,
         runtime=seen.runtime,
         report=await asyncio.to_thread(junit.read, folder, test.junit, told) if test.junit else None,
+        coverage=covered,
+        uncovered=uncovered,
     )
+
+
+def _covered(folder: Path, path: str) -> tuple[float | None, str]:
+    """The percentage, or why there is none."""
+    try:
+        return coverage.read(folder, path), ""
+    except report.Unreadable as why:
+        return None, f"{path}: {why}"[:UNCOVERED_CHARACTERS]

@@ -30,6 +30,8 @@ COMMANDS = {
     "split": "a task into parts",
     "prioritise": "how urgent a task is",
     "budget": "add to a budget, so that what waits for it goes on",
+    "spend": "what was spent, and what it cost to have a task done",
+    "quality": "how good the work was: what passed, what was found, how much of it was tested",
     "queue": "who waits for a place, a slot or a resource, and who has it",
     "agent": "an agent of one role: any program, the tester, or a script",
     "agents": "who works here; drain one, or let one in from elsewhere",

@@ -21,7 +21,7 @@ from cairn import Agent, Failed, Result, Task
 from cairn import agent as module
 from cairn.bus import Bus, Message
 from cairn.config import Connection
-from cairn.task import Receipt
+from cairn.task import Finding, Receipt
 
 SECONDS = 20.0
 
@@ -196,6 +196,14 @@ class Panic(BaseException):
         (lambda: Result(data=circle()), "invalid_result", "no JSON"),
         (lambda: Result("\udcff"), "invalid_result", "no JSON"),
         (lambda: Result(data="x" * 70_000), "invalid_result", "the limit is 65536"),
+        (
+            lambda: Result(findings=(Finding("lint", "low", "x"),) * 201),
+            "invalid_result",
+            "201 findings, the limit is 200",
+        ),
+        (lambda: Result(findings=(Finding("lint", "low", "x" * 70_000),)), "invalid_result", "the limit is 65536"),
+        (lambda: Result(findings=(Finding("odd", "low", "x"),)), "invalid_result", "value 'odd' - at `$[0].kind`"),
+        (lambda: {"findings": [{"kind": "lint", "severity": "low"}]}, "invalid_result", "field `message`"),
     ],
     ids=lambda value: "handler" if callable(value) else str(value),
 )

@@ -14,6 +14,7 @@ from ledger.codec import encode
 from ops.golden import sample
 
 PAIRS = [
+    (public.Finding, outcome.Finding),
     (public.Result, outcome.Result),
     (public.FailedCase, outcome.FailedCase),
     (public.Tally, outcome.Tally),
@@ -85,6 +86,6 @@ def test_what_a_program_reads_on_its_standard_input_is_the_whole_task() -> None:
 
 
 def test_both_sides_have_the_same_limits() -> None:
-    assert agent.RESULT_BYTES == outcome.RESULT_BYTES
+    assert (agent.RESULT_BYTES, agent.FINDINGS) == (outcome.RESULT_BYTES, outcome.FINDINGS)
     ours = notes.NOTE_KEY, notes.NOTES, notes.NOTE_BYTES
     assert ours == (public.NOTE_KEY, public.NOTES, public.NOTE_BYTES)

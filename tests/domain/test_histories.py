@@ -75,7 +75,7 @@ from domain.events import (
     WorkflowEvent,
 )
 from domain.failures import FAILURE_TYPES
-from domain.outcome import Failure, Receipt, Result
+from domain.outcome import Failure, Finding, Receipt, Result
 from domain.plan import AcceptanceCriteria, Approvals, Budget, Edit, Escalation, Route, Task, Test
 from domain.plan import Retry as Backoff
 from domain.state import (
@@ -95,7 +95,7 @@ from domain.workflow import decide
 
 ROOT = Path(__file__).parents[2]
 WELL = 1
-BAD = [2, 10, 11, *range(13, 23)]
+BAD = [2, 10, 11, 12, *range(14, 24)]
 """Tests that fail, and reports of every failure that an agent may report."""
 MOST_STEPS = 3_000
 """Far more than the longest history a plan of five tasks can have: beyond it, it does not end."""
@@ -144,7 +144,9 @@ def plans(draw: st.DrawFn) -> StartWorkflow:
         Task(
             name,
             dependencies=tuple(draw(st.lists(st.sampled_from(names[:n]), max_size=3))) if n else (),
-            acceptance_criteria=AcceptanceCriteria(tuple(Test(f"test {i}") for i in range(draw(few)))),
+            acceptance_criteria=AcceptanceCriteria(
+                tuple(Test(f"test {i}") for i in range(draw(few))), draw(st.sampled_from([None, None, "medium"]))
+            ),
             max_attempts=draw(few) + 1,
             failure_routing=draw(st.dictionaries(st.sampled_from(FAILURE_TYPES), ROUTES)),
             max_debug_attempts=draw(few),
@@ -403,7 +405,11 @@ def outcome(task: TaskState, kind: str, how: int, /, **who: Any) -> Report:
             return ReportSettle(now=NOW, call=f"c{how % 4}", spent=Spent(input_total=10 * how, output=0), **who)
     if kind == "completed":
         commit = None if how % 3 == 0 else f"c{who['token']}"
-        return ReportCompleted(now=NOW, result=Result("done", commit, data="odd" if how == 5 else None), **who)
+        found = (
+            (Finding("security", "high", "a key in a file"), Finding("lint", "low", "a long line")) if how == 3 else ()
+        )
+        result = Result("done", commit, data="odd" if how == 5 else None, findings=found)
+        return ReportCompleted(now=NOW, result=result, **who)
     if kind == "failed":
         return ReportFailed(now=NOW, failure=Failure(FAILURE_TYPES[how % len(FAILURE_TYPES)], "it broke"), **who)
     if kind == "asked":

@@ -59,7 +59,7 @@ def test_every_task_a_plan_holds_is_frozen():
 
 def test_roles_and_failure_types_are_lists_of_distinct_names():
     assert len(set(ROLES)) == len(ROLES) == 9
-    assert len(set(FAILURE_TYPES)) == len(FAILURE_TYPES) == 13
+    assert len(set(FAILURE_TYPES)) == len(FAILURE_TYPES) == 14
 
 
 def test_the_acceptance_test_is_no_suite_to_pytest():

@@ -1,22 +1,27 @@
 """The rules of evidence: what is flaky, what fits the declared shape, and what the next attempt is told."""
 
+from typing import Any
+
 import msgspec
 import pytest
-from spec import NOW, TESTS, An, completed, failed, given, green, receipt, red, retry, start, verified
+from spec import AT_ONCE, NOW, TESTS, An, completed, failed, given, green, receipt, red, retry, start, verified
 
+from domain.commands import ReportCompleted
 from domain.events import (
     AttemptFailed,
     RetryScheduled,
+    TaskBranched,
     TaskCompleted,
     TaskDispatched,
+    TaskFailed,
     TaskReported,
     TaskRerouted,
     TaskStarted,
     TaskVerified,
     WorkflowCompleted,
 )
-from domain.outcome import FailedCase, Failure, Tally
-from domain.plan import FailureSign, Plan, Retry, Route, Task
+from domain.outcome import FailedCase, Failure, Finding, Result, Severity, Tally
+from domain.plan import AcceptanceCriteria, FailureSign, Plan, Retry, Route, Task
 
 CHECKED = Task("a", acceptance_criteria=TESTS, retry=Retry(jitter=0.0))
 RERUN = msgspec.structs.replace(CHECKED, flaky_reruns=1)
@@ -140,3 +145,49 @@ def test_the_next_attempt_may_be_for_another_role_and_so_are_those_after_it() ->
     story.when(retry(2)).then(An(TaskDispatched, role="architect"))
     story.when(failed("a/2", 2)).then(An(TaskStarted), An(AttemptFailed), An(RetryScheduled))
     story.when(retry(3)).then(An(TaskDispatched, role="architect"))
+
+
+KEY, LONG = Finding("security", "high", "a key", "a.py", 3), Finding("lint", "critical", "a long line")
+FOUND = Failure("finding", "a security finding, high: a.py:3 a key", "high: a.py:3 a key")
+
+
+def found(run: str, token: int, *findings: Finding) -> ReportCompleted:
+    done = completed(run, token)
+    return msgspec.structs.replace(done, result=msgspec.structs.replace(done.result, findings=findings))
+
+
+def held_to(below: Severity, **more: Any) -> Task:
+    return Task("a", acceptance_criteria=AcceptanceCriteria(findings_below=below), retry=Retry(jitter=0.0), **more)
+
+
+def test_a_result_with_too_grave_a_security_finding_is_recorded_and_not_accepted() -> None:
+    story = given(start(held_to("high"))).when(found("a/1", 1, LONG, KEY))
+    story.then(
+        An(TaskStarted), An(TaskReported, usage=AT_ONCE), An(AttemptFailed, failure=FOUND, usage=None),
+        An(RetryScheduled),
+    )  # fmt: skip
+    story.when(retry(2)).then(An(TaskDispatched, previous=FOUND))
+    story.when(found("a/2", 2, LONG)).then(An(TaskStarted), An(TaskCompleted), An(WorkflowCompleted))
+
+
+@pytest.mark.parametrize("below", ["critical", None])
+def test_findings_below_what_the_plan_says_are_only_kept(below: Severity | None) -> None:
+    task = Task("a", acceptance_criteria=AcceptanceCriteria(findings_below=below))
+    story = given(start(task)).when(found("a/1", 1, KEY))
+    story.then(An(TaskStarted), An(TaskCompleted, result=Result("done", "c1", findings=(KEY,))), An(WorkflowCompleted))
+
+
+def test_a_finding_may_be_mended_by_a_branch_whose_result_is_held_to_the_same() -> None:
+    story = given(start(held_to("medium", failure_routing={"finding": "debugger"}, max_attempts=1)))
+    story.when(found("a/1", 1, KEY)).then(
+        An(TaskStarted), An(TaskReported), An(AttemptFailed), An(TaskBranched),
+        An(TaskDispatched, task="a.fix1", role="debugger", bases=("c1",)),
+    )  # fmt: skip
+    assert story.events[3].debug.commit == "c1" and story.events[3].debug.output == FOUND.detail
+    story.when(found("a.fix1/1", 2, KEY)).then(
+        An(TaskStarted), An(TaskReported), An(AttemptFailed, "a.fix1"), An(TaskFailed, "a.fix1"), An(TaskBranched),
+        An(TaskDispatched, "a.fix2"),
+    )  # fmt: skip
+    story.when(found("a.fix2/1", 3)).then(
+        An(TaskStarted), An(TaskCompleted, "a.fix2"), An(TaskCompleted, "a"), An(WorkflowCompleted)
+    )

@@ -361,11 +361,23 @@ async def test_work_is_named_by_its_commits_id_for_a_name_can_be_moved_after_it_
     assert len(await of_kind(ledger, TaskCompleted)) == 1
 
 
-@pytest.mark.parametrize("data", ["x" * 70_000, json.loads("[" * 500 + "]" * 500)])
+ONE = {"kind": "lint", "severity": "low", "message": "x"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"data": "x" * 70_000},
+        {"data": json.loads("[" * 500 + "]" * 500)},
+        {"findings": [ONE] * 201},
+        {"findings": [ONE | {"message": "x" * 70_000}]},
+    ],
+    ids=["long", "deep", "many findings", "a long finding"],
+)
 async def test_a_result_that_nobody_could_read_is_a_failed_attempt(
-    inbox: Inbox, agent: Agent, ledger: Ledger, data: Any
+    inbox: Inbox, agent: Agent, ledger: Ledger, said: dict[str, Any]
 ) -> None:
-    done = agent.report(0, result={"summary": "done", "data": data})
+    done = agent.report(0, result={"summary": "done", **said})
     async with running(inbox):
         await agent.send(done)
         assert (await agent.verdict(done))["accepted"]

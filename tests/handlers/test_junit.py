@@ -9,7 +9,7 @@ import pytest
 
 from cairn.task import FailedCase
 from domain.failures import classify
-from handlers.agents import junit
+from handlers.agents import junit, report
 
 ROOM = 8_192
 
@@ -90,17 +90,17 @@ def test_no_link_pipe_or_folder_is_read(tmp_path: Path) -> None:
     os.mkfifo(work / "pipe.xml")
     (work / "folder.xml").mkdir()
     for path in ("link.xml", "out/r.xml", "pipe.xml", "folder.xml", "missing.xml"):
-        junit.discard(work, path)
+        report.discard(work, path)
         assert junit.read(work, path, ROOM) is None, path
     assert (outside / "r.xml").exists(), "what a link leads to was removed"
 
 
 def test_a_report_from_before_is_discarded(tmp_path: Path) -> None:
     (tmp_path / "r.xml").write_text("<testsuite/>")
-    junit.discard(tmp_path, "r.xml")
+    report.discard(tmp_path, "r.xml")
     assert junit.read(tmp_path, "r.xml", ROOM) is None
 
 
 def test_one_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(junit, "MOST_BYTES", 10)
+    monkeypatch.setattr(report, "MOST_BYTES", 10)
     assert read(tmp_path, "<testsuite/>") is None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cairn.task import Asked, Failed, Result, Task, Usage
+from cairn.task import Asked, Failed, Finding, Result, Task, Usage
 from handlers.agents import program as module
 from handlers.agents.program import program
 
@@ -55,6 +55,10 @@ async def gone(pid: int) -> None:
         ("one\ntwo\n\n", Result(summary="two")),
         ('thinking\n{"summary": "done", "data": {"n": [1]}}', Result(summary="done", data={"n": [1]})),
         ('{"summary": "done", "commit": "forged", "files": ["x"], "else": 1}', Result(summary="done")),
+        (
+            '{"findings": [{"kind": "security", "severity": "high", "message": "a key", "path": "a.py", "line": 3}]}',
+            Result(findings=(Finding("security", "high", "a key", "a.py", 3),)),
+        ),
         ("[1, 2]", Result(summary="[1, 2]")),
         ("x" * 2000, Result(summary="x" * 500)),
     ],

@@ -1,5 +1,6 @@
 """What the tester hands in: receipts that a report can carry, whatever the tests print."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +52,18 @@ async def test_the_report_that_a_test_leaves_is_part_of_its_receipt(work: Path) 
     assert first.report == Tally(1, 1, 0, 0, (FailedCase("t", "it said no"),))
     assert [receipt.report for receipt in others] == [None, None]
     assert "sha256:" in first.runtime
+
+
+async def test_the_coverage_that_a_test_leaves_is_part_of_its_receipt_and_why_there_is_none(work: Path) -> None:
+    agent = module.tester(Process(namespaces=False))
+    assert agent._handler is not None
+    summary = {"covered_lines": 3, "num_statements": 4}
+    told = json.dumps({"totals": summary, "files": {"a.py": {"summary": summary}}})
+    (work / "left.json").write_text(told)
+    tests = (
+        Check(f"echo '{told}' > c.json; exit 1", coverage="c.json"), Check("true", coverage="left.json"), Check("true"),
+    )  # fmt: skip
+    task = Task("w", "a", "a/1", 1, "tester", 1, 30.0, 30.0, "verify", tests=tests, path=work)
+    receipts = await agent._handler(task)
+    assert [receipt.coverage for receipt in receipts] == [75.0, None, None]
+    assert [receipt.uncovered for receipt in receipts] == ["", "left.json: it is not there", ""]

@@ -1,11 +1,13 @@
 """What is mended until its tests pass, results that have to fit, and tests that fail by chance: with real agents, a real
 tester and real commits."""
 
+import json
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from .stage import Json, System, is_a, system
+from .stage import AGENTS, Json, System, is_a, system
 
 SOON = {"initial_seconds": 0.1}
 
@@ -132,3 +134,28 @@ def test_a_test_that_fails_by_chance_is_told_apart_by_running_it_again(stage: Sy
     assert len({it["receipts"][0]["commit"] for it in verified}) == 1
     (task,) = stage.client.workflow(workflow)["tasks"]
     assert [receipt["flaky"] for receipt in task["receipts"]] == [True], "the board shows it"
+
+
+def test_findings_coverage_and_cost_are_told_of_real_runs_and_a_grave_finding_is_not_accepted(stage: System) -> None:
+    stage.exec_agent("surveyor", "sue", f"{sys.executable} {AGENTS / 'surveyor.py'}")
+    tested = {"tests": [{"cmd": "python3 survey.py", "coverage": "coverage.json"}], "findings_below": "high"}
+    task = {"id": "a", "agent_role": "surveyor", "acceptance_criteria": tested, "retry": SOON}
+    workflow = stage.submit({"id": "surveyed", "roles": ["surveyor"], "tasks": [task]})
+    assert stage.finished(workflow) == "completed"
+    (failed,) = events(stage, workflow, "task.attempt_failed")
+    why = "a security finding, high: wall.py a key lies in the open"
+    assert (failed["failure"]["type"], failed["failure"]["message"]) == ("finding", why)
+    (verified,) = events(stage, workflow, "task.verified")
+    assert verified["receipts"][0]["coverage"] == 66.67, "of three lines one did not run"
+
+    done = int(stage.seen(lambda event: is_a(event, "workflow.completed"), workflow=workflow)["sequence"])
+    [row] = stage.client.quality(["workflow", "role"], workflow=workflow, at_least=done)
+    assert row["role"] == "surveyor" and row["findings"] == {"lint": {"low": 2}, "security": {"high": 1}}
+    assert (row["pass_rate"], row["first_pass_rate"], row["retries"], row["coverage_last"]) == (1.0, 0.0, 1, 66.67)
+    [row] = stage.client.spend(["role", "model"], workflow=workflow, role="surveyor", at_least=done)
+    assert (row["model"], row["attempts"], row["cost_reported_usd"], row["input_total"]) == ("theodolite", 2, 0.75, 300)
+    [whole] = json.loads(stage.cairn("spend", "--workflow", workflow, "-o", "json"))
+    assert (whole["accepted"], whole["cost_per_accepted_usd"]) == (1, 0.75), "what failed before is paid for, too"
+    assert "66.67 % (mean 66.67 %)" in stage.cairn("quality", "--workflow", workflow)
+    head, line = stage.cairn("spend", "--workflow", workflow).splitlines()
+    assert head.split()[-1] == "TASK" and line.split()[-1] == "0.7500"

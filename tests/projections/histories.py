@@ -41,15 +41,16 @@ from domain.commands import (
 from domain.errors import Refused
 from domain.events import WorkflowEvent
 from domain.failures import FAILURE_TYPES
-from domain.outcome import Failure, Receipt, Result
+from domain.outcome import SEVERITIES, Failure, Finding, Receipt, Result
 from domain.plan import AcceptanceCriteria, Budget, Edit, Escalation, Plan, Route, Task, Test
 from domain.state import TaskState, Workflow, replay
-from domain.usage import Spent
+from domain.usage import Price, Prices, Spent
 from domain.workflow import decide
 from ledger.codec import encode
 from ledger.recorded import Recorded
 
 NOW = 1_800_000_000.0
+PRICES = Prices("2026-11-01", {"m": Price(3.0, 15.0, 0.3, 3.75)})
 ROUTES = ("debugger", "debugger", "coder", Route("route", "writer"))
 NASTY = ("", "fine", "NUL \0 and \\u0000 and \\\0", "quote \" ' {} %s %(x)s", "\U0001f600 \ud7ff ", "tail" * 1500)
 
@@ -85,7 +86,9 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
             agent_role=random.choice(["coder", "writer"]),
             capabilities=random.choice([(), ("gpu",), ("gpu", "python")]),
             dependencies=tuple(random.sample(names[:n], random.randint(0, min(n, 2)))),
-            acceptance_criteria=AcceptanceCriteria((Test("make test"),) if random.random() < 0.5 else ()),
+            acceptance_criteria=AcceptanceCriteria(
+                (Test("make test"),) if random.random() < 0.5 else (), random.choice([None, None, "high"])
+            ),
             max_attempts=random.randint(1, 3),
             failure_routing={kind: random.choice(ROUTES) for kind in FAILURE_TYPES if random.random() < 0.5},
             max_debug_attempts=random.randint(0, 2),
@@ -103,12 +106,13 @@ def _start(random: Random, name: str, now: float) -> StartWorkflow:
     limit = random.choice([1800.0, 60.0, None])
     budget = random.choice([Budget(), Budget(tokens=random.randint(1, 60), attempts=9), Budget(seconds=30.0)])
     ending = Escalation(due_seconds=random.choice([0.0, 60.0]), default=random.choice(["fail", "accept"]))
+    of_roles = {"writer": Budget(tokens=100, usd=5.0)} if random.random() < 0.3 else {}
     plan = Plan(
         id=name, title=random.choice(NASTY), objective="o", tasks=tuple(tasks), budget=budget, timeout_seconds=limit,
-        escalation=ending,
+        escalation=ending, role_budgets=of_roles,
     )  # fmt: skip
     return StartWorkflow(
-        now=now, workflow=name, plan=plan, base="c0", repository="/r", lease_seconds=20.0,
+        now=now, workflow=name, plan=plan, base="c0", prices=PRICES, repository="/r", lease_seconds=20.0,
         queued=random.random() < 0.3, limited_roles=("writer",) if random.random() < 0.5 else (),
     )  # fmt: skip
 
@@ -205,14 +209,22 @@ def _about_run(random: Random, task: TaskState, now: float) -> WorkflowCommand:
         return ReportAsked(question=random.choice(NASTY[1:]), options=options, spent=spent, **who)
     if run.purpose == "work":
         commit = random.choice([None, f"c{run.token}"])
-        result = Result(random.choice(NASTY), commit, (random.choice(NASTY),), {"k": random.choice(NASTY)})
-        return ReportCompleted(result=result, **who)
+        found = tuple(
+            Finding(random.choice(["security", "lint"]), random.choice(SEVERITIES), random.choice(NASTY))
+            for _ in range(random.choice([0, 0, 1, 3]))
+        )
+        result = Result(random.choice(NASTY), commit, (random.choice(NASTY),), {"k": random.choice(NASTY)}, found)
+        spent = random.choice([None, Spent(input_total=9, output=1, cost_usd=0.1), Spent(model="m", output=2)])
+        return ReportCompleted(result=result, spent=spent, **who)
     assert task.result is not None
     code = random.choice([0, 0, 1, 127, None])
     output = random.choice(NASTY)
     receipts = (
-        Receipt("make test", code, code is None, 0.25, "process", task.result.commit, len(output), "0", output),
-    )
+        Receipt(
+            "make test", code, code is None, 0.25, "process", task.result.commit, len(output), "0", output,
+            coverage=random.choice([None, 12.5, 80.0]),
+        ),
+    )  # fmt: skip
     return ReportVerified(receipts=receipts, **who)
 
 
