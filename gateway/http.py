@@ -67,6 +67,7 @@ def application(
     max_streams: int = CLIENTS,
     hosts: Collection[str] = (),
     faults: Mapping[str, str] = MappingProxyType({}),
+    log_lines: Mapping[str, int] = MappingProxyType({}),
 ) -> web.Application:
     """The gateway of one tenant. `views`, by their names, are projected elsewhere; `pool` is one of
     `ledger.postgres.pool` with `views`.
@@ -74,10 +75,11 @@ def application(
     `lease_seconds` is what agents of new workflows are given; `slots` say what is limited, None that nothing is, at most
     `max_queued` workflows wait for their place, and at most `max_streams` clients follow the events; in `sla_seconds`
     workflows are to complete; `hosts` are names besides this machine's own under which it may be asked; `faults` says
-    at any time which parts of the system failed lately, and why. ValueError without a token.
+    at any time which parts of the system failed lately, and why, `log_lines` how many the log has by level. ValueError
+    without a token.
     """
     orphans = Orphans(pool)
-    metrics = Metrics(ledger, pool, orphans, version, sla_seconds)
+    metrics = Metrics(ledger, bus, pool, orphans, version, sla_seconds, log_lines)
     app = web.Application(middlewares=[trail, problems, access(token, hosts)], client_max_size=requests.BODY_BYTES)
     Traffic(metrics.registry).watch(app)
     board, commands, events = views["board"], Commands(executor, ledger), Events(ledger, pool, max_streams)

@@ -8,10 +8,10 @@ built anew, the counters are left out: they would seem to begin at 0 and to coun
 
 import asyncio
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, product
 from time import monotonic
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -19,11 +19,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.utils import floatToGoString
 
+from domain.outcome import SEVERITIES, FindingKind
 from gateway import requests
 from gateway.health import BEHIND_EVENTS, Orphans
 from gateway.routes import Route, Routes
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
+from ledger.ports import Bus
 from ledger.postgres import Pool
 from projections.figures import FIGURES, LEDGER, WORKFLOW_BOUNDS, Figure
 from projections.metrics import Counted, Now, asked, counted
@@ -38,14 +40,25 @@ Samples = dict[str, dict[Labels, float]]
 
 
 class Metrics:
-    """Reads `ledger` and the views by `pool`. `registry` is where figures of this process are counted."""
+    """Reads `ledger`, `bus` and the views by `pool`; `lines` of the log were written, by level. `registry` is where other
+    figures of this process are counted."""
 
-    def __init__(self, ledger: Ledger, pool: Pool, orphans: Orphans, version: str, sla_seconds: int = 120) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        bus: Bus,
+        pool: Pool,
+        orphans: Orphans,
+        version: str,
+        sla_seconds: int,
+        lines: Mapping[str, int],
+    ) -> None:
         # When a counter was made says nothing of one that is older than this process.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._ledger, self._pool, self._orphans = ledger, pool, orphans
+        self._bus, self._lines = bus, lines
         self._version, self._sla_seconds = version, sla_seconds
         self._bounds = [*WORKFLOW_BOUNDS]
         if sla_seconds not in self._bounds:
@@ -54,6 +67,7 @@ class Metrics:
         self._read_at = -FRESH_SECONDS
         self._served = 0
         self._found: tuple[Counted, Now, int] | None = None
+        self._letters: dict[Labels, float] = {}
         self._failed: Exception | None = None
         self._bodies: dict[str, bytes] = {}
 
@@ -86,6 +100,7 @@ class Metrics:
             if orphans is None:
                 raise LedgerUnavailable("nobody could count the orphans in time")
             self._found = *found, orphans
+            self._letters = await self._dead_letters()
         except TimeoutError:
             self._failed = LedgerUnavailable(f"Postgres did not answer within {ANSWER_SECONDS:g} s")
         except Exception as failed:
@@ -93,6 +108,15 @@ class Metrics:
             raise
         finally:
             self._read_at = monotonic()
+
+    async def _dead_letters(self) -> dict[Labels, float]:
+        """As the stream's last sequence tells, which never falls: it outlives the letters."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found = await self._bus.api(f"STREAM.INFO.{self._ledger.tenant.upper()}_DEAD")
+        except (ConnectionError, TimeoutError):
+            return {}
+        return {(): found["state"]["last_seq"]} if "state" in found else {}
 
     def collect(self) -> Iterator[Metric]:
         """What was found last, as the library asks for it."""
@@ -119,6 +143,7 @@ class Metrics:
         for name, figure in LEDGER.items():
             if figure.kind == "counter" and figure.labels in ((), ("role",)):
                 found[name] = {(role,): 0.0 for role in past.roles} if figure.labels else {(): 0.0}
+        found["cairn_findings_total"] = dict.fromkeys(product(get_args(FindingKind), SEVERITIES), 0.0)
         for row in past.rows:
             scale = FIGURES[row.name].scale if FIGURES[row.name].kind != "histogram" or row.labels[-1] == "sum" else 1
             found[row.name][row.labels] = int(row.value) * scale
@@ -135,6 +160,8 @@ class Metrics:
         return {
             "cairn_build_info": {(self._version,): 1},
             "cairn_sla_target_seconds": {(): self._sla_seconds},
+            "cairn_dead_letters_total": self._letters,
+            "cairn_log_lines_total": {(level,): number for level, number in self._lines.items()},
             "cairn_relay_backlog_events": {(): relay.lag} if relay else {},
             "cairn_ledger_position": {(): now.position},
             "cairn_projection_lag_events": _by({view.name: max(now.position - view.position, 0) for view in now.views}),

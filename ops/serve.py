@@ -45,6 +45,7 @@ from ops.components import Component, Components
 from ops.crew import Crew
 from ops.embedded import embedded
 from ops.garbage import collect_seldom
+from ops.logs import LINES
 from ops.masks import hide
 from ops.prices import read as read_prices
 from ops.settings import Settings, child_environment
@@ -147,7 +148,7 @@ async def up(
                 version=metadata.version("cairn"), lease_seconds=settings.lease_seconds, prices=prices,
                 slots=slots, max_queued=settings.max_queued, max_streams=settings.max_streams,
                 sla_seconds=settings.sla_seconds, hosts=[settings.listen.rpartition(":")[0].strip("[]")],
-                faults=components.faults,
+                faults=components.faults, log_lines=LINES,
             )  # fmt: skip
             async with listening(app, settings.listen, tell) as url:
                 where = Up(

@@ -42,8 +42,9 @@ class Figure(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """The ledger's figures are kept in whole numbers: microseconds and billionths of a dollar."""
-        return {"seconds": 1e-6, "usd": 1e-9}.get(self.unit, 1) if self.source == "ledger" else 1
+        """The ledger's figures are kept in whole numbers: microseconds, billionths of a dollar, hundredths of a
+        percent."""
+        return {"seconds": 1e-6, "usd": 1e-9, "percent": 0.01}.get(self.unit, 1) if self.source == "ledger" else 1
 
 
 _ALL = (
@@ -74,6 +75,10 @@ _ALL = (
            WAIT_BOUNDS),
     Figure("cairn_verifications_total", "counter", "ledger", "runs", ("role", "outcome"),
            "Runs of acceptance tests that ended with receipts, by the role of the task they judged: passed, failed."),
+    Figure("cairn_findings_total", "counter", "ledger", "findings", ("kind", "severity"),
+           "What agents said is wrong, with their results: security, lint, type, test, other."),
+    Figure("cairn_coverage_percent", "gauge", "ledger", "percent", ("role",),
+           "Lines that tests covered, as the last of their runs that measured it said, by the role of the task."),
     Figure("cairn_asks_total", "counter", "ledger", "asks", ("kind", "outcome"),
            "What people were asked, once it is closed: answered, expired, voided."),
     Figure("cairn_tokens_total", "counter", "ledger", "tokens", ("role", "model", "kind"),
@@ -126,6 +131,10 @@ _ALL = (
            "left before the answer."),
     Figure("cairn_http_request_duration_seconds", "histogram", "process", "seconds", ("route",),
            "Time to the answer, of whole answers: not of what is followed.", HTTP_BOUNDS),
+    Figure("cairn_dead_letters_total", "counter", "now", "messages", (),
+           "Messages of agents that could not be read, ever (`cairn letters`). None while NATS does not answer."),
+    Figure("cairn_log_lines_total", "counter", "process", "lines", ("level",), "Lines of the log, by level.",
+           values=("debug", "info", "warning", "error", "critical")),
     Figure("cairn_stream_clients", "gauge", "process", "clients", (), "Who follows events here just now."),
 )  # fmt: skip
 

@@ -48,6 +48,7 @@ from domain.events import (
     WorkflowStarted,
     WorkflowTimedOut,
 )
+from domain.outcome import Result
 from domain.plan import Budget
 from domain.usage import Spent, Usage
 from ledger.foreign import PREFIX
@@ -169,15 +170,18 @@ class Changes:
                 if task.ready is not None:
                     self._observe("cairn_task_wait_seconds", at - task.ready, self._role(task.run_role))
                 task.ready, task.started = None, at
-            case TaskReported(task=name, run=run, usage=usage):
-                self._end_run(self._task(flow, name), run, "succeeded", usage)
+            case TaskReported(task=name, run=run, usage=usage, result=result):
+                self._end_run(self._task(flow, name), run, "succeeded", usage, result)
             case TaskAsked(task=name, run=run, usage=usage):
                 self._end_run(self._task(flow, name), run, "asked", usage)
-            case TaskVerified(task=name, run=run, usage=usage, passed=passed):
+            case TaskVerified(task=name, run=run, usage=usage, passed=passed, receipts=receipts):
                 task = self._task(flow, name)
                 self._end_run(task, run, "succeeded", usage)
-                outcome = "passed" if passed else "failed"
-                self._count("cairn_verifications_total", self._role(task.role), outcome)
+                outcome, role = "passed" if passed else "failed", self._role(task.role)
+                self._count("cairn_verifications_total", role, outcome)
+                for receipt in receipts:
+                    if receipt.coverage is not None:
+                        self.put["cairn_coverage_percent", (role,)] = round(receipt.coverage * 100)
             case AttemptFailed(task=name, run=run, failure=failure, usage=usage):
                 self._end_run(self._task(flow, name), run, FAILED.get(failure.type, "failed"), usage)
             case RetryScheduled(task=name, by=by):
@@ -219,8 +223,8 @@ class Changes:
     def _close(self, flow: Flow, task: Work, event: WorkflowEvent, at: int) -> None:
         outcome, role = CLOSES[type(event)], self._role(task.role)
         if task.run:
-            own = isinstance(event, TaskCompleted) and event.run == task.run
-            self._end_run(task, task.run, "succeeded" if own else "cancelled", getattr(event, "usage", None))
+            own = event.result if isinstance(event, TaskCompleted) and event.run == task.run else None
+            self._end_run(task, task.run, "succeeded" if own else "cancelled", getattr(event, "usage", None), own)
         if task.ask:
             self._close_ask(task, "voided")
         self._count("cairn_tasks_total", role, outcome)
@@ -234,13 +238,15 @@ class Changes:
             self._count("cairn_asks_total", task.ask, outcome)
         task.ask = task.asked = None
 
-    def _end_run(self, task: Work, run: str, outcome: str, usage: Usage | None) -> None:
+    def _end_run(self, task: Work, run: str, outcome: str, usage: Usage | None, result: Result | None = None) -> None:
         """Ends the run that is out if it is this one: what a branch has done for its task was no run of the task."""
         if task.run != run:
             return
         role = self._role(task.run_role)
         self._count("cairn_attempts_total", role, outcome)
         self._spend(role, usage, None)
+        for finding in result.findings if result else ():
+            self._count("cairn_findings_total", finding.kind, finding.severity)
         if task.work and task.started is not None and (usage is None or usage.tokens is None):
             self._count("cairn_usage_unknown_total", role)
         task.run = task.started = task.ready = None

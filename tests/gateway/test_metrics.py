@@ -159,7 +159,7 @@ async def test_requests_are_counted_by_the_pattern_of_their_route(
 async def test_whoever_follows_is_counted_while_they_do(postgres_url: str, nats_url: str, tenant: str) -> None:
     async with served(postgres_url, nats_url, tenant) as system, asking(system.url) as session:
         for accept in ("text/event-stream", "application/x-ndjson"):
-            async with session.get("/api/v1/events?follow=1", headers={"Accept": accept}) as following:
+            async with session.get("/api/v1/events/stream", headers={"Accept": accept}) as following:
                 assert following.status == 200
                 await told(session, {("cairn_stream_clients",): 1.0})
             await told(session, {("cairn_stream_clients",): 0.0})

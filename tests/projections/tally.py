@@ -12,10 +12,12 @@ from domain.events import (
     RetryScheduled,
     TaskAsked,
     TaskBranched,
+    TaskCompleted,
     TaskDispatched,
     TaskEdited,
     TaskHeld,
     TaskQueued,
+    TaskReported,
     TaskStarted,
     TaskVerified,
     UsageCorrected,
@@ -68,6 +70,12 @@ def counted_by_hand(recorded: Iterable[Recorded]) -> dict[Key, int]:
                 found["cairn_usage_unknown_total", (run.role,)] += 1
         if isinstance(event, UsageCorrected) and not (run and run.id == event.run):
             spend(found, event.role, event.now, event.was)
+        if run and state.tasks[name].run is None and isinstance(event, TaskReported | TaskCompleted):
+            for finding in event.result.findings if event.run == run.id else ():
+                found["cairn_findings_total", (finding.kind, finding.severity)] += 1
+        for receipt in event.receipts if isinstance(event, TaskVerified) else ():
+            if receipt.coverage is not None:
+                found["cairn_coverage_percent", (role,)] = round(receipt.coverage * 100)
         if isinstance(event, TaskVerified):
             found["cairn_verifications_total", (role, "passed" if event.passed else "failed")] += 1
         if isinstance(event, RetryScheduled) and not event.by:
@@ -88,7 +96,7 @@ def counted_by_hand(recorded: Iterable[Recorded]) -> dict[Key, int]:
             found["cairn_workflows_total", (ENDS[type(event)],)] += 1
             found["cairn_workflow_duration_seconds", (ENDS[type(event)], "sum")] += round(took * 1e6)
             found["ended", (ENDS[type(event)], str(ceil(took)))] += 1
-    return {key: value for key, value in found.items() if value or key[1][-1:] == ("sum",)}
+    return {key: value for key, value in found.items() if value or key[1][-1:] == ("sum",) or "coverage" in key[0]}
 
 
 def ended(event: Event, run: Run) -> str:
