@@ -163,8 +163,8 @@ async def test_whoever_follows_is_counted_while_they_do(postgres_url: str, nats_
                 assert following.status == 200
                 await told(session, {("cairn_stream_clients",): 1.0})
             await told(session, {("cairn_stream_clients",): 0.0})
-        found = await told(session, {("cairn_http_requests_total", "GET", "/api/v1/events", "200"): 2.0})
-        assert ("cairn_http_request_duration_seconds_count", "/api/v1/events") not in found
+        found = await told(session, {("cairn_http_requests_total", "GET", "/api/v1/events/stream", "200"): 2.0})
+        assert ("cairn_http_request_duration_seconds_count", "/api/v1/events/stream") not in found
 
 
 async def test_a_view_that_lets_events_gather_is_no_reason_to_send_work_elsewhere(
