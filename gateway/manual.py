@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -94,8 +95,11 @@ def curl(path: str, verb: str, one: Schema, schemas: Mapping[str, Schema]) -> st
         least = msgspec.json.encode(_least(body["content"][JSON]["schema"], schemas)).decode()
         said = ["-H 'Content-Type: application/json'", f"-d '{least}'"]
     where = re.sub(r"{(\w+)}", lambda found: examples[found[1]], path)
+    asked = urlencode(
+        {it["name"]: it["example"] for it in one["parameters"] if it.get("in") == "query" and "example" in it}
+    )
     return " ".join(["curl", *([f"-X {verb.upper()}"] if verb != "get" and not said else []), *token, *said,
-                     f"$CAIRN_URL{where}"])  # fmt: skip
+                     f"$CAIRN_URL{where}{asked and f'?{asked}'}"])  # fmt: skip
 
 
 def _least(schema: Schema, schemas: Mapping[str, Schema]) -> Any:

@@ -101,7 +101,7 @@ def _operation(route: Route, refs: Mapping[Any, Schema]) -> Schema:
     found["security"] = [] if route.scope == "open" else [{"token": [route.scope]}]
     found["parameters"] = [*_parameters(route)]
     if route.body:
-        found["requestBody"] = {"required": needed(route.body), "content": {JSON: {"schema": refs[route.body]}}}
+        found["requestBody"] = {"required": bool(needed(route.body)), "content": {JSON: {"schema": refs[route.body]}}}
     answers = {str(status): _answer(route, status, refs) for status in (route.status, *route.also)}
     found["responses"] = answers | {"default": {"$ref": "#/components/responses/Problem"}}
     return found
@@ -112,8 +112,11 @@ def _parameters(route: Route) -> Iterator[Schema]:
         words, example = PATH[name]
         schema = {"type": "string", "minLength": 1}
         yield {"name": name, "in": "path", "required": True, "description": words, "schema": schema, "example": example}
+    wanted = needed(route.query) if route.query else set()
     for name, schema in properties(route.query).items() if route.query else ():
-        about = {"description": schema.pop("description")} if "description" in schema else {}
+        about: Schema = {"description": schema.pop("description")} if "description" in schema else {}
+        if name in wanted:
+            about |= {"required": True, "example": schema["examples"][0]}
         yield {"name": name, "in": "query", **about, "schema": schema}
     for name in route.headers:
         yield {"$ref": f"#/components/parameters/{name}"}

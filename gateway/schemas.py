@@ -48,9 +48,9 @@ def properties(struct: type[msgspec.Struct]) -> dict[str, Schema]:
     return {name: _portable(_parameter(one)) for name, one in schema["properties"].items()}
 
 
-def needed(struct: type[msgspec.Struct]) -> bool:
-    """Whether there is a field of it that must be given."""
-    return any(field.required for field in _fields(struct))
+def needed(struct: type[msgspec.Struct]) -> set[str]:
+    """The fields of it that must be given, as they are written."""
+    return {field.encode_name for field in _fields(struct) if field.required}
 
 
 def _structs(types: Sequence[Any]) -> Iterator[type[msgspec.Struct]]:

@@ -21,6 +21,7 @@ class Which(AtLeast, frozen=True, forbid_unknown_fields=True, kw_only=True):
         str,
         Meta(
             max_length=LONGEST_QUERY,
+            examples=["rsi"],
             description='words, a "phrase", a prefix*, field:value (workflow, task, role, agent, status, type, failure), and '
             f"-before what must not be there; at most {LONGEST_QUERY} characters",
         ),
