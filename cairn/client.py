@@ -1,11 +1,10 @@
 """The client for asynchronous code, on aiohttp. The same methods as `cairn.sync.SyncClient`, awaited.
+It is long because every call of the interface is a method here.
 
 async with Client() as client:
     run = await client.submit(Path("plan.json"))
     async for event in client.events(run.position, workflow=run.workflow, follow=True):
         ...
-
-The file is long because every call of the interface is a method here.
 """
 
 import asyncio

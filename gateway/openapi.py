@@ -113,11 +113,11 @@ def _parameters(route: Route) -> Iterator[Schema]:
         schema = {"type": "string", "minLength": 1}
         yield {"name": name, "in": "path", "required": True, "description": words, "schema": schema, "example": example}
     wanted = needed(route.query) if route.query else set()
-    for name, schema in properties(route.query).items() if route.query else ():
-        about: Schema = {"description": schema.pop("description")} if "description" in schema else {}
+    for name, field in properties(route.query).items() if route.query else ():
+        about: Schema = {"description": field.pop("description")} if "description" in field else {}
         if name in wanted:
-            about |= {"required": True, "example": schema["examples"][0]}
-        yield {"name": name, "in": "query", **about, "schema": schema}
+            about |= {"required": True, "example": field["examples"][0]}
+        yield {"name": name, "in": "query", **about, "schema": field}
     for name in route.headers:
         yield {"$ref": f"#/components/parameters/{name}"}
 

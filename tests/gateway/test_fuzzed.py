@@ -28,6 +28,7 @@ KNOWN = {
     "task": ["a", "b", "x"],
     "agent": ["ann", "bob"],
     "ask": ["ask-1", "ask-2"],
+    "position": ["1", "2", "0", "9999999"],
 }
 """So that not everything is about what is not there."""
 PATHS = st.fixed_dictionaries({name: st.sampled_from(ids) for name, ids in KNOWN.items()}) | st.none()
@@ -41,7 +42,7 @@ def operations() -> dict[str, APIOperation]:
         for one in verbs.values():
             del one["security"]
     found = (result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations())
-    return {one.label: one for one in found}
+    return {one.label: one for one in found if not one.label.endswith("/stream")}  # its answers have no end
 
 
 OPERATIONS = operations()
@@ -81,7 +82,7 @@ async def with_queue(system: Served, stack: AsyncExitStack) -> str:
 def test_every_answer_is_as_described(target: Target, label: str) -> None:
     operation = OPERATIONS[label]
     fuzz(operation, target, GenerationMode.POSITIVE)
-    if any(True for _ in operation.iter_parameters()) or operation.body:
+    if [*operation.query] or operation.body:
         fuzz(operation, target, GenerationMode.NEGATIVE)
 
 
@@ -94,8 +95,6 @@ def fuzz(operation: APIOperation, target: Target, mode: GenerationMode) -> None:
     def check(case: Case, path: dict[str, str] | None) -> None:
         if path and case.path_parameters:
             case.path_parameters = {name: path[name] for name in case.path_parameters}
-        if isinstance(case.query, dict):
-            case.query.pop("follow", None)  # that would have no end
         response = case.call(base_url=target.url, session=target.session, timeout=10)
         # A sentence such as "`base` is a commit of `repository`, which is missing" is not in the shapes.
         excluded: list[Any] = [positive_data_acceptance]
