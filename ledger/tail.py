@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ledger.recorded import Recorded
 
-KEPT_EVENTS = 4_096
+KEPT_EVENTS = 8_192
 KEPT_BYTES = 16 * 1024 * 1024
 
 

@@ -6,9 +6,8 @@ from contextlib import aclosing
 from typing import Protocol
 
 from ledger.recorded import Recorded
+from ledger.rows import CHUNK_EVENTS
 
-BEHIND_EVENTS = 1_000
-"""A view that is so far behind reads larger batches: what changes often is then written once."""
 BATCH_EVENTS = 5_000
 BATCH_BYTES = 8 * 1024 * 1024
 
@@ -21,19 +20,15 @@ class Followed(Protocol):
     def follow(self, after: int) -> AsyncIterator[list[Recorded]]: ...
 
 
-async def batches(ledger: Followed, after: int) -> AsyncGenerator[list[Recorded], None]:
-    """Everything after a position, for ever."""
-    while True:
-        async with aclosing(history(ledger.read, after, BATCH_EVENTS)) as caught_up:
-            async for batch in caught_up:
-                after = batch[-1].position
-                yield batch
-        async with aclosing(ledger.follow(after)) as live:  # type: ignore[type-var]
-            async for batch in live:
-                after = batch[-1].position
-                yield batch
-                if len(batch) >= BEHIND_EVENTS:
-                    break
+async def batches(ledger: Followed, after: int) -> AsyncGenerator[tuple[list[Recorded], bool], None]:
+    """Everything after a position, for ever, each batch with whether more of it waits already."""
+    async with aclosing(history(ledger.read, after, BATCH_EVENTS)) as caught_up:
+        async for batch in caught_up:
+            after = batch[-1].position
+            yield batch, True
+    async with aclosing(ledger.follow(after)) as live:  # type: ignore[type-var]
+        async for batch in live:
+            yield batch, len(batch) == CHUNK_EVENTS
 
 
 async def history(

@@ -107,7 +107,7 @@ class Metrics:
     name = "metrics"
     version = 1
     sql = SQL
-    pace_seconds = 0.5
+    pace_seconds = 1.0
 
     def __init__(self) -> None:
         self._flows: dict[str, Flow] = {}

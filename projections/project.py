@@ -33,9 +33,12 @@ from projections.standing import SQL, Halted, Outdated, Standing, standing
 RECONNECT_SECONDS = 0.5
 POLL_SECONDS = 0.05
 """How soon a waiting reader notices a position that another process has projected."""
-FULL_BATCH, BUSY_BATCH = 1_000, 100
+BUSY_BATCH = 100
 PACE_SECONDS, BUSY_PACE_SECONDS = 0.02, 0.08
 """After a small batch more events are let come together: a transaction costs the same for one as for a hundred."""
+RESTS = 10
+"""So many times as long as it has worked a view rests that may let events gather: while much is to be done, what is done
+comes before what is counted."""
 REWIND_POLL_SECONDS = 1.0
 """How soon a view that another process rewound is replayed."""
 
@@ -199,23 +202,24 @@ class Projection:
     async def _follow(self, ledger: Followed) -> None:
         position = self.position
         async with self._pool.connection() as connection, aclosing(batches(ledger, position)) as found:
-            async for batch in found:
+            async for batch, more in found:
                 if batch[0].position != position + 1:
                     raise BrokenChain(position + 1, f"it is missing, what followed was {batch[0].position}")
+                begun = time.monotonic()
                 if not await self._advance(connection, batch):
                     return
                 position = batch[-1].position
-                if len(batch) < FULL_BATCH:
-                    await self._gather(len(batch))
+                if self.view.pace_seconds > PACE_SECONDS:
+                    await self._rest(RESTS * (time.monotonic() - begun), more)
+                elif not more:
+                    await asyncio.sleep(PACE_SECONDS if len(batch) < BUSY_BATCH else BUSY_PACE_SECONDS)
 
-    async def _gather(self, folded: int) -> None:
-        """Lets events come together."""
-        least = PACE_SECONDS if folded < BUSY_BATCH else BUSY_PACE_SECONDS
-        await asyncio.sleep(least)
-        if self.view.pace_seconds > least:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.view.pace_seconds - least):
-                    await self._asked.wait()
+    async def _rest(self, seconds: float, more: bool) -> None:
+        """Lets others work, and events come together; not while somebody asks for what is not in the view."""
+        await asyncio.sleep(PACE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds if more else max(seconds, self.view.pace_seconds)):
+                await self._asked.wait()
         self._asked.clear()
 
     async def _advance(self, connection: Connection, batch: Sequence[Recorded]) -> bool:

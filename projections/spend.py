@@ -107,7 +107,7 @@ class Spending:
     name = "spend"
     version = 1
     sql = SQL
-    pace_seconds = 0.5
+    pace_seconds = 1.0
 
     def __init__(self) -> None:
         self._tasks: dict[tuple[str, str], SpentTask] = {}

@@ -38,7 +38,7 @@ class Timeline:
     name = "timeline"
     version = 1
     sql = SQL
-    pace_seconds = 0.5
+    pace_seconds = 1.0
 
     def __init__(self) -> None:
         self._works: dict[str, Work] = {}
