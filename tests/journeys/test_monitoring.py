@@ -144,7 +144,10 @@ def prometheus(stage: System, typed: Typed) -> Iterator[Prometheus]:
 def work(stage: System, turn: str) -> None:
     """Workflows that succeed, fail, are tried again, branch, ask a person, and spend."""
     roles = ["worker", "odd", "spender"]
-    mended = {"tests": [{"cmd": "test $(wc -l < stones.txt) -ge 2", "timeout_seconds": 20}]}
+    lines = {"covered_lines": 2, "num_statements": 3}
+    covered = json.dumps({"meta": {"version": "7.6"}, "totals": lines, "files": {"wall.py": {"summary": lines}}})
+    cmd = f"echo '{covered}' > coverage.json && test $(wc -l < stones.txt) -ge 2"
+    mended = {"tests": [{"cmd": cmd, "coverage": "coverage.json", "timeout_seconds": 20}]}
     routing = {"test_failure": {"do": "branch", "role": "debugger"}}
     inputs = {"tokens": 100, "calls": 2}
     tasks: list[Json] = [
