@@ -1,7 +1,5 @@
 """The events: a page of them, one with its causes, or all as they happen."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,6 +14,7 @@ from gateway.event_pages import END, EventPages
 from gateway.pages import Limit, Position, link
 from gateway.problems import Unacceptable
 from gateway.routes import API, JSON, NDJSON, SSE, Route, Routes
+from gateway.sheets import CSV, sheet
 from gateway.stream import CLIENTS, Stream
 from ledger.announce import CloudEvent
 from ledger.filters import Filter
@@ -23,7 +22,6 @@ from ledger.ledger import Ledger
 from ledger.postgres import Pool
 from ledger.recorded import Recorded
 
-CSV = "text/csv"
 PAGES = (JSON, NDJSON, CSV)
 STREAMS = (SSE, NDJSON)
 COLUMNS = ("sequence", "time", "type", "subject", "actor", "data", "id", "correlationid", "causationid", "digest")
@@ -97,11 +95,7 @@ class Events:
             return b"".join(event + b"\n" for event in events)
         if media == JSON:
             return b'{"events":[%b],"next":%b}' % (b",".join(events), msgspec.json.encode(following))
-        out = io.StringIO()
-        writer = csv.writer(out)
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(row.get(name)) for name in COLUMNS] for row in map(_decode, events))
-        return out.getvalue().encode()
+        return sheet(COLUMNS, ([row.get(name) for name in COLUMNS] for row in map(_decode, events)))
 
     routes: ClassVar[Routes] = (
         Route("GET", f"{API}/events", page, "read", "What has happened.", FoundEvents, query=Found, media=PAGES),
@@ -114,12 +108,6 @@ class Events:
 
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-def _cell(value: Any) -> str:
-    """Objects as JSON; a text that a spreadsheet would run is quoted."""
-    text = value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
-    return f"'{text}" if text[:1] in ("=", "+", "@", "-", "\t", "\r") else text
 
 
 def _accepted(request: web.Request, media: Sequence[str]) -> str:

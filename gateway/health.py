@@ -25,7 +25,7 @@ from ledger.ledger import Ledger
 from ledger.ports import Bus
 from ledger.postgres import Pool
 from ledger.stream import Refusal
-from projections.project import PACE_SECONDS, Projection
+from projections.project import Projection
 from projections.recovery import Recovery, standing
 
 ANSWER_SECONDS = 0.5
@@ -200,8 +200,7 @@ async def _unpublished(ledger: Ledger) -> int | None:
 def _view(head: int | None, projection: Projection) -> Check:
     halted, needed = projection.halted, projection.view.name == Recovery.name
     if halted is None:
-        lazy = projection.view.pace_seconds > PACE_SECONDS
-        return msgspec.structs.replace(_lag(head, projection.position), needed=not lazy)
+        return msgspec.structs.replace(_lag(head, projection.position), needed=not projection.lazy)
     behind = None if head is None else max(0, head - projection.position)
     return Check(False, f"halted: {halted.reason}", behind, halted.position, needed)
 

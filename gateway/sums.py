@@ -1,21 +1,18 @@
 """Views that are sums by day: which are asked for, and a page of them as JSON or as CSV."""
 
-import csv
-import io
 from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, field
-from msgspec.structs import asdict
+from msgspec.structs import astuple
 
 from gateway import requests
 from gateway.pages import AtLeast, Limit, link
 from gateway.routes import JSON, json
+from gateway.sheets import CSV, sheet
 
-CSV = "text/csv"
 MEDIA = (JSON, CSV)
 Day = Annotated[date, Meta(description="a day of the calendar (UTC), as 2026-11-22")]
 Text = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*\Z", description="at most 200 characters, no NUL")]
@@ -45,18 +42,5 @@ def page(request: web.Request, rows: Sequence[Struct], more: Sequence[str] | Non
     headers = link(request, following)
     if CSV not in request.headers.get("Accept", ""):
         return json(kind(rows, following), headers=headers)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    for number, row in enumerate(rows):
-        cells = asdict(row)
-        if not number:
-            writer.writerow(cells)
-        writer.writerow(map(_cell, cells.values()))
-    return web.Response(text=text.getvalue(), content_type=CSV, headers=headers)
-
-
-def _cell(value: Any) -> Any:
-    """Nothing as nothing, objects as JSON; a text that a spreadsheet would run is quoted."""
-    if isinstance(value, dict):
-        return msgspec.json.encode(value).decode()
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@", "-") else value
+    body = sheet(rows[0].__struct_fields__, map(astuple, rows)) if rows else b""
+    return web.Response(body=body, content_type=CSV, charset="utf-8", headers=headers)

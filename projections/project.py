@@ -78,6 +78,11 @@ class Projection:
         self._rewound = asyncio.Event()
         self._asked = asyncio.Event()
 
+    @property
+    def lazy(self) -> bool:
+        """Whether the view lets events gather: it may fall behind while much happens."""
+        return self.view.pace_seconds > PACE_SECONDS
+
     async def install(self) -> None:
         """Makes the tables, or drops and makes them when the view's version was raised. Needs the tenant's schemas.
 
@@ -209,7 +214,7 @@ class Projection:
                 if not await self._advance(connection, batch):
                     return
                 position = batch[-1].position
-                if self.view.pace_seconds > PACE_SECONDS:
+                if self.lazy:
                     await self._rest(RESTS * (time.monotonic() - begun), more)
                 elif not more:
                     await asyncio.sleep(PACE_SECONDS if len(batch) < BUSY_BATCH else BUSY_PACE_SECONDS)
